@@ -1,0 +1,208 @@
+"""Every key, once, with the paper's setting (HOMAE sec. IV-B).
+
+Marks: [P] stated by the paper, [H] from HOISDF, the baseline it builds on, [D] decided
+here. A data set's config starts from `get_config()` and overrides; any key can be
+overridden on the command line, for example `--config.optimizer.learning_rate=5e-5`.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+
+    c.name = "homae"  # names the run in logs and reports
+    c.seed = 0  # the run's only seed: parameters, order, augmentation, dropout
+    c.device = "gpu"  # "gpu": refuse to train without one (see --allow_cpu) | "any"
+
+    # --- data: where frames come from and how they are cropped ---------------------
+    d = c.data = ml_collections.ConfigDict()
+    d.dataset = "ho3d"  # "ho3d" | "synthetic" (HO-3D layout, made at first use)
+    d.root = ""  # folder of the data set, e.g. /data/HO3D_v2
+    d.models = ""  # YCB models (<name>/textured_simple.obj); "" = <root>/models
+    d.mano = (
+        ""  # MANO right hand: MANO_RIGHT.pkl or .npz; "" = <root>/mano/MANO_RIGHT.pkl
+    )
+    d.train_split = "train"
+    d.eval_split = "evaluation"
+    d.max_train_frames = 0  # 0 = all; n = the first n of a seeded shuffle
+    d.max_eval_frames = 0  # 0 = all; n = n frames evenly spaced over the split
+    d.image_size = 224  # side of the square crop, px [P]
+    d.crop = "hand_object"  # square round "hand_object" | "object" boxes [H]
+    d.crop_scale = 1.5  # boxes are enlarged by this before their union [H]
+    d.hand_box_scale = 1.2  # the box that sampled hand points must project into [H]
+    d.object_box_scale = 1.0  # likewise for the object [H]
+    d.object_center = (
+        "const"  # depth of object_center: "const" | "wrist" [H: HO-3D, DexYCB]
+    )
+    d.object_center_depth = 0.5244322  # metres, for "const" [H]
+    d.threads = 8  # loader threads
+    d.workers = 0  # loader processes on top; 0 = threads only
+
+    a = d.augment = ml_collections.ConfigDict()  # training only [H]
+    a.enabled = True
+    a.center_jitter = 0.1  # of the crop's side, uniform, per axis
+    a.scale_sigma = 0.2  # side x N(1, sigma), clipped to 1 +- sigma
+    a.rotation_deg = 180.0  # in-plane: limit (uniform) or 2 sigma (normal)
+    a.rotation_mode = "uniform"  # "uniform" | "normal"
+    a.rotation_probability = 1.0
+    a.brightness = 0.5
+    a.contrast = 0.5
+    a.saturation = 0.5
+    a.hue = 0.15
+    a.blur_px = 0.5  # largest Gaussian blur radius
+
+    # --- synthetic: the world made at first use when data.dataset == "synthetic" ----
+    s = c.synthetic = ml_collections.ConfigDict()
+    s.num_train = 0
+    s.num_eval = 0
+    s.seed = 0
+    s.view_cone_deg = 180.0  # views within this angle of the mean view; 180 = sphere
+
+    # --- model ------------------------------------------------------------------------
+    m = c.model = ml_collections.ConfigDict()
+    m.dtype = "bfloat16"  # of matrix products; parameters and geometry stay float32
+
+    e = m.encoder = ml_collections.ConfigDict()
+    e.variant = "vitb14"  # vit{s,b,l,g}14[_reg] | vit_tiny (from scratch) [D]
+    e.weights = ""  # DINOv2 checkpoint; "" = random initialisation (logged)
+    e.freeze = False
+    e.width_out = 256  # channels of F [P eq. 8]
+    e.attention = "xla"  # "xla" | "cudnn"
+    e.remat = False  # recompute blocks in the backward pass to save memory
+    e.drop_path = 0.0
+
+    k = m.mask = ml_collections.ConfigDict()  # target-focused masking [P eq. 1-7]
+    k.enabled = True
+    k.target = "object"  # "object" [P] | "hand_object" | "uniform"
+    k.patch = 28  # P, px [P]
+    k.num_patches = 12  # rho [P]
+    k.object_share = 0.5  # mu [P]
+    k.fill = "gaussian"  # "gaussian" [P] | "zero" | "mean"
+
+    r = m.decoder = ml_collections.ConfigDict()  # MLP pyramid [P eq. 9-11]
+    r.widths = (256, 256, 128, 64)  # at strides patch, 8, 4, 2 px [D]
+    r.hidden = (512, 512, 256, 128)
+    r.multiscale = True  # False: last level only (Table V, row 2)
+    r.width_point = 223  # C [P]
+
+    p = m.points = ml_collections.ConfigDict()
+    p.num_hand = 600  # [P]
+    p.num_object = 200  # [P]
+    p.scale = 3.1  # metres -> the cube [-1, 1]^3 [H]
+    p.octaves = 5  # of gamma(p): 3 x 5 x 2 = 30 [P]
+    p.grid_size = 64  # points per axis of the inference grid [H]
+    p.sampler = "dense"  # "dense" [H] | "coarse_to_fine"
+    p.coarse_factor = 4  # coarse_to_fine: coarse cells are this many fine ones wide
+    p.refine_share = 0.125  # coarse_to_fine: share of coarse cells that are refined
+
+    f = m.sdf = ml_collections.ConfigDict()
+    f.width = 512  # [H]
+    f.depth = 4  # hidden layers; the input re-enters before the third [H]
+    f.dropout = 0.2  # [H]
+
+    n = m.pointnet = ml_collections.ConfigDict()
+    n.widths = (64, 128)  # shared MLP before C [D]
+
+    u = m.fusion = ml_collections.ConfigDict()  # [P eq. 14]
+    u.explicit = True  # False: no PointNet (Table V, row 3)
+    u.sdf_sign = 1  # +1 [P, H code] | -1 [H paper]
+    u.beta_init = 0.1  # [H]
+    u.beta_floor = 2e-3  # [H]
+
+    h = m.heads = ml_collections.ConfigDict()  # [P eq. 15-16, H]
+    h.num_heads = 4
+    h.width_mlp = 1024
+    h.dropout = 0.1
+    h.hand_encoder_layers = 6
+    h.hand_decoder_layers = 4
+    h.object_encoder_layers = 3
+    h.object_rotation = "rot6d"  # "rot6d" [D] | "axis_angle" [P]
+    h.cross_points = False  # hand tokens see object points and vice versa [H]
+
+    # --- targets and losses -----------------------------------------------------------
+    t = c.targets = ml_collections.ConfigDict()
+    t.num_hand_sdf = 600  # supervision points [H]
+    t.num_object_sdf = 200
+    t.sdf_clamp = 0.15  # in normalised units [H]
+    t.near_share = 0.5  # of the supervision points, near the surface [D]
+    t.near_sigma = 0.03  # metres, spread of those points [D]
+    t.object_sdf = "exact"  # "exact": point to triangle | "grid": baked lattice
+    t.heatmap_sigma_px = 1.25  # pixels of the heat map [H]
+    t.point_jitter = (0.03, 0.05, 0.07)  # normalised, by thirds of the epoch [H]
+
+    l = c.losses = ml_collections.ConfigDict()
+    l.rotation = "matrix"  # "matrix" [D] | "axis_angle" [P]
+    l.weights = ml_collections.ConfigDict()
+    w = l.weights
+    w.rec = 1.0  # lambda_1 [P]
+    w.mano = 1.0  # lambda_2 [P]
+    w.obj = 1.0  # lambda_3 [P]
+    w.sdf = 1.0  # lambda_4 [P]
+    w.others = 1.0  # lambda_5 [P]: scales the group below, whose weights are [H]
+    w.mano_pose = 10.0  # within L_mano
+    w.mano_shape = 0.1
+    w.obj_rotation = 0.7  # within L_obj
+    w.obj_translation = 100.0
+    w.sdf_hand = 50.0  # within L_SDF
+    w.sdf_object = 25.0
+    w.vertices = 1e4  # within L_others, all down to the masks
+    w.joints = 1e4
+    w.vote = 0.1
+    w.vote_class = 1.0
+    w.joint_aggregate = 0.1
+    w.heatmap = 1e-3
+    w.hand_mask = 1.0
+    w.object_mask = 1.0
+
+    # --- optimisation -------------------------------------------------------------------
+    o = c.optimizer = ml_collections.ConfigDict()
+    o.learning_rate = 1e-4  # [P]
+    o.schedule = "step"  # "step" [P] | "cosine" | "constant"
+    o.decay = 0.7  # "step": factor [P]
+    o.decay_epochs = 5  # "step": every so many epochs [P]
+    o.warmup_steps = 0
+    o.weight_decay = 0.0  # Adam [P]; > 0 makes it AdamW
+    o.b1 = 0.9
+    o.b2 = 0.999
+    o.clip_norm = 0.0  # 0 = no clipping
+    o.encoder_lr_multiplier = 1.0
+    o.encoder_layer_decay = 1.0  # < 1: lower rates for earlier encoder blocks
+
+    # --- training -----------------------------------------------------------------------
+    g = c.train = ml_collections.ConfigDict()
+    g.batch_size = 24  # global, whatever the number of devices [P]
+    g.accumulate = 1  # split each batch into so many passes (memory)
+    g.epochs = 60.0  # [P]
+    g.steps = 0  # > 0 overrides epochs
+    g.switch_epoch = 40.0  # from here on the network's own points are used ... [H]
+    g.own_points_probability = 0.6  # ... with this probability per step [H]
+    g.log_every = 50  # steps
+    g.checkpoint_every = 1000
+    g.keep_checkpoints = 3
+    g.eval_every = 0  # steps; 0 = at the end only
+    g.figures_every = 1000  # pictures for TensorBoard
+    g.init_from = ""  # workdir or export whose parameters start this run
+
+    # --- devices ------------------------------------------------------------------------
+    q = c.parallel = ml_collections.ConfigDict()
+    q.engine = "mesh"  # "mesh": jit over a device mesh | "pmap": the same step, pmapped
+
+    # --- evaluation ---------------------------------------------------------------------
+    v = c.evaluate = ml_collections.ConfigDict()
+    v.batch_size = 24
+    v.num_figures = 8
+    v.fingertips = "ho3d"  # vertex list for tips, see hand/mano.py
+
+    c.protocol = (
+        ml_collections.ConfigDict()
+    )  # what is given at test time, kept in results
+    c.protocol.root = "gt"
+    c.protocol.boxes = "gt"
+    c.protocol.object_center = "gt"
+
+    c.sweep = config_dict.placeholder(
+        str
+    )  # set by launch/sweep.py: label of the setting
+    return c

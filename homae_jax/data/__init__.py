@@ -1,0 +1,1 @@
+"""From official data set trees to batches of crops."""

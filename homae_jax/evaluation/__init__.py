@@ -1,0 +1,1 @@
+"""Evaluators, official submissions and result tables."""

@@ -1,0 +1,1 @@
+"""Rotations, cameras, alignment and signed distance: maths with no project imports."""

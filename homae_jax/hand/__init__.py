@@ -1,0 +1,1 @@
+"""The MANO hand: file formats and the pure-JAX layer."""

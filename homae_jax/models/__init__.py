@@ -1,0 +1,1 @@
+"""The network of HOMAE, one file per block of the paper's Fig. 2."""

@@ -1,0 +1,1 @@
+"""YCB objects: names, symmetry and mesh templates."""

@@ -1,0 +1,1 @@
+"""A licence-free world in the official data set formats."""

@@ -1,0 +1,1 @@
+"""Overlays, figures and mesh export, with no display and no GL."""
