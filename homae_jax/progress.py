@@ -1,0 +1,49 @@
+"""Progress of long work: a bar with the time left on a terminal, plain lines in a pipe."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+BAR_WIDTH = 28
+REDRAW_SECONDS = 0.1
+
+
+def format_seconds(seconds: float) -> str:
+    """Formats a duration as ``42s``, ``3m05s`` or ``1h02m``."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def progress_bar(
+    items: Iterable[T], *, total: int, desc: str, stream: TextIO | None = None
+) -> Iterator[T]:
+    """Yields `items`, reporting on `stream` (stderr by default).
+
+    On a terminal one line is redrawn; in a pipe a line is printed for each tenth.
+    """
+    out = stream if stream is not None else sys.stderr
+    is_terminal = out.isatty()
+    start = last_drawn = time.monotonic()
+    last_tenth = -1
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        left = (now - start) / done * max(total - done, 0)
+        if is_terminal and (now - last_drawn >= REDRAW_SECONDS or done == total):
+            last_drawn = now
+            filled = BAR_WIDTH * done // max(total, 1)
+            bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+            out.write(f"\r{desc} [{bar}] {done}/{total}, {format_seconds(left)} left ")
+            out.flush()
+        elif not is_terminal and 10 * done // max(total, 1) > last_tenth:
+            last_tenth = 10 * done // max(total, 1)
+            out.write(f"{desc}: {done}/{total}, {format_seconds(left)} left\n")
+            out.flush()
+    if is_terminal:
+        out.write("\n")
