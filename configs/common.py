@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0  # the run's only seed: parameters, order, augmentation, dropout
     c.device = "gpu"  # "gpu": refuse to train without one (see --allow_cpu) | "any"
 
-    # --- data: where frames come from and how they are cropped ---------------------
+    # --- data: where frames come from and how they are cropped ---
     d = c.data = ml_collections.ConfigDict()
     d.dataset = "ho3d"  # "ho3d" | "synthetic" (HO-3D layout, made at first use)
     d.root = ""  # folder of the data set, e.g. /data/HO3D_v2
@@ -53,14 +53,14 @@ def get_config() -> ml_collections.ConfigDict:
     a.hue = 0.15
     a.blur_px = 0.5  # largest Gaussian blur radius
 
-    # --- synthetic: the world made at first use when data.dataset == "synthetic" ----
+    # --- synthetic: the world made at first use when data.dataset == "synthetic" ---
     s = c.synthetic = ml_collections.ConfigDict()
     s.num_train = 0
     s.num_eval = 0
     s.seed = 0
     s.view_cone_deg = 180.0  # views within this angle of the mean view; 180 = sphere
 
-    # --- model ------------------------------------------------------------------------
+    # --- model ---
     m = c.model = ml_collections.ConfigDict()
     m.dtype = "bfloat16"  # of matrix products; parameters and geometry stay float32
 
@@ -121,7 +121,7 @@ def get_config() -> ml_collections.ConfigDict:
     h.object_rotation = "rot6d"  # "rot6d" [D] | "axis_angle" [P]
     h.cross_points = False  # hand tokens see object points and vice versa [H]
 
-    # --- targets and losses -----------------------------------------------------------
+    # --- targets and losses ---
     t = c.targets = ml_collections.ConfigDict()
     t.num_hand_sdf = 600  # supervision points [H]
     t.num_object_sdf = 200
@@ -156,7 +156,7 @@ def get_config() -> ml_collections.ConfigDict:
     w.hand_mask = 1.0
     w.object_mask = 1.0
 
-    # --- optimisation -------------------------------------------------------------------
+    # --- optimisation ---
     o = c.optimizer = ml_collections.ConfigDict()
     o.learning_rate = 1e-4  # [P]
     o.schedule = "step"  # "step" [P] | "cosine" | "constant"
@@ -170,7 +170,7 @@ def get_config() -> ml_collections.ConfigDict:
     o.encoder_lr_multiplier = 1.0
     o.encoder_layer_decay = 1.0  # < 1: lower rates for earlier encoder blocks
 
-    # --- training -----------------------------------------------------------------------
+    # --- training ---
     g = c.train = ml_collections.ConfigDict()
     g.batch_size = 24  # global, whatever the number of devices [P]
     g.accumulate = 1  # split each batch into so many passes (memory)
@@ -185,11 +185,11 @@ def get_config() -> ml_collections.ConfigDict:
     g.figures_every = 1000  # pictures for TensorBoard
     g.init_from = ""  # workdir or export whose parameters start this run
 
-    # --- devices ------------------------------------------------------------------------
+    # --- devices ---
     q = c.parallel = ml_collections.ConfigDict()
     q.engine = "mesh"  # "mesh": jit over a device mesh | "pmap": the same step, pmapped
 
-    # --- evaluation ---------------------------------------------------------------------
+    # --- evaluation ---
     v = c.evaluate = ml_collections.ConfigDict()
     v.batch_size = 24
     v.num_figures = 8

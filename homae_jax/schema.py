@@ -89,8 +89,9 @@ class Targets(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch. Layer-wise fields: the last layer is the answer."""
+    """What the network says of a batch; of layer-wise fields the last is the answer."""
 
+    clean_image: Float[Array, "b h w 3"]  # the input, normalised
     image: (
         Float[Array, "b h w 3"] | None
     )  # reconstruction, normalised; None if not asked

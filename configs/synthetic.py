@@ -1,0 +1,78 @@
+"""The embedded default: learns in minutes on two CPU cores, from scenes made here.
+
+    bash launch/train.sh --config=configs/synthetic.py
+
+The same architecture as the paper's, every branch present, with a small encoder trained
+from scratch, fewer points and fewer layers.
+"""
+
+import ml_collections
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = common.get_config()
+    c.name = "synthetic"
+    c.device = "any"
+
+    c.data.dataset = "synthetic"
+    c.data.root = "cache/synthetic"
+    c.data.image_size = 128
+    c.data.threads = 2
+    a = c.data.augment
+    a.rotation_deg = 15.0
+    a.scale_sigma = 0.1
+    a.brightness = a.contrast = a.saturation = 0.2
+    a.hue = 0.05
+
+    c.synthetic.num_train = 2000
+    c.synthetic.num_eval = 240
+    c.synthetic.view_cone_deg = 30.0
+
+    m = c.model
+    m.dtype = "float32"
+    m.encoder.variant = "vit_tiny"
+    m.encoder.width_out = 192
+    m.mask.patch = 16
+    m.decoder.widths = (192, 128, 64, 32)
+    m.decoder.hidden = (256, 192, 96, 64)
+    m.decoder.width_point = 95
+    m.points.num_hand = 128
+    m.points.num_object = 64
+    m.points.grid_size = 24
+    m.points.sampler = "coarse_to_fine"
+    m.points.coarse_factor = 4
+    m.points.refine_share = 0.2
+    m.sdf.width = 160
+    m.sdf.dropout = 0.0
+    m.heads.width_mlp = 256
+    m.heads.dropout = 0.0
+    m.heads.hand_encoder_layers = 2
+    m.heads.hand_decoder_layers = 2
+    m.heads.object_encoder_layers = 2
+
+    c.targets.num_hand_sdf = 128
+    c.targets.num_object_sdf = 128
+    c.targets.object_sdf = "grid"
+
+    w = c.losses.weights  # HOISDF's, so that the dense terms lead from the first step
+    w.mano_pose = 10.0
+    w.mano_shape = 0.1
+    w.obj_rotation = 0.7
+    w.obj_translation = 100.0
+    w.sdf_hand = 50.0
+    w.sdf_object = 25.0
+
+    o = c.optimizer
+    o.learning_rate = 1e-3
+    o.schedule = "cosine"
+    o.warmup_steps = 50
+    o.clip_norm = 1.0
+
+    g = c.train
+    g.steps = 1000
+    g.switch_epoch = 1.0
+    g.log_every = 20
+    g.checkpoint_every = 250
+    g.figures_every = 250
+    return c

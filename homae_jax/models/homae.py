@@ -1,0 +1,360 @@
+"""The network of HOMAE, wired (paper Fig. 2); the parts have a file each.
+
+image -> masking -> ViT -> MLP decoder pyramid -> features at points -> SDF, PointNet,
+fusion -> transformer heads -> MANO and object pose. Frames and shapes: schema.py.
+Matrix products run in `dtype`; geometry, rotations and MANO stay float32.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt8
+
+from homae_jax.geometry import rotations
+from homae_jax.hand import mano as mano_lib
+from homae_jax.models import masking
+from homae_jax.models import points as points_lib
+from homae_jax.models.decoder import Decoder
+from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD, make_encoder
+from homae_jax.models.fusion import Fusion
+from homae_jax.models.heads import HandHead, ObjectHead
+from homae_jax.models.pointnet import PointNet
+from homae_jax.models.sampling import PointFeatures
+from homae_jax.models.sdf import SdfHead
+from homae_jax.schema import Batch, Outputs, Targets
+
+Keywords = Mapping[str, Any]
+
+
+def normalise_image(image: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    """8-bit RGB -> zero mean, unit variance under ImageNet statistics."""
+    mean, std = jnp.array(IMAGE_MEAN), jnp.array(IMAGE_STD)
+    lead = (1,) * (image.ndim - 1)
+    return (image / 255.0 - mean.reshape(*lead, 3)) / std.reshape(*lead, 3)
+
+
+class Homae(nn.Module):
+    """Hand and object pose from an image crop, robust to occlusion.
+
+    Sub-configurations are keyword arguments of the part they name, so that a mistyped
+    key is an error where the part is built (configs/common.py lists them all).
+    """
+
+    image_size: int
+    fingertips: str
+    encoder: Keywords
+    mask: Keywords
+    decoder: Keywords
+    points: Keywords
+    sdf: Keywords
+    pointnet: Keywords
+    fusion: Keywords
+    heads: Keywords
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        dtype = jnp.dtype(self.dtype)
+        encoder = dict(self.encoder)
+        encoder.pop("weights", None)
+        encoder.pop("freeze", None)
+        width_out = encoder.pop("width_out")
+        decoder = dict(self.decoder)
+        width_point = decoder.pop("width_point")
+        multiscale = decoder.pop("multiscale")
+        self.vit = make_encoder(image_size=self.image_size, dtype=dtype, **encoder)
+        self.vit_out = nn.Dense(width_out, dtype=dtype)
+        self.pyramid = Decoder(image_size=self.image_size, dtype=dtype, **decoder)
+        self.point_features = PointFeatures(
+            width_out=width_point,
+            image_size=self.image_size,
+            multiscale=multiscale,
+            dtype=dtype,
+        )
+        per_sample = {"variable_axes": {"params": None}, "in_axes": (0, None)}
+        rngs = {"params": False, "dropout": True}
+        sdf_head = nn.vmap(SdfHead, split_rngs=rngs, **per_sample)
+        self.sdf_hand = sdf_head(dtype=dtype, **self.sdf)
+        self.sdf_object = sdf_head(dtype=dtype, **self.sdf)
+        if self.fusion["explicit"]:
+            pointnet = nn.vmap(
+                PointNet,
+                variable_axes={"params": None},
+                split_rngs={"params": False},
+            )
+            sizes = {"width_out": width_point, "dtype": dtype, **self.pointnet}
+            self.pointnet_hand = pointnet(**sizes)
+            self.pointnet_object = pointnet(**sizes)
+        self.fusion_hand = Fusion(dtype=dtype, **self.fusion)
+        self.fusion_object = Fusion(dtype=dtype, **self.fusion)
+        heads = {k: self.heads[k] for k in ("num_heads", "width_mlp", "dropout")}
+        self.head_hand = HandHead(
+            encoder_layers=self.heads["hand_encoder_layers"],
+            decoder_layers=self.heads["hand_decoder_layers"],
+            dtype=dtype,
+            **heads,
+        )
+        self.head_object = ObjectHead(
+            encoder_layers=self.heads["object_encoder_layers"],
+            rotation=self.heads["object_rotation"],
+            dtype=dtype,
+            **heads,
+        )
+
+    def __call__(
+        self,
+        batch: Batch,
+        mano: mano_lib.ManoModel,
+        *,
+        targets: Targets | None = None,
+        own_points: bool | Bool[Array, ""] = True,
+        train: bool = False,
+        mask_image: bool = False,
+        reconstruct: bool = False,
+    ) -> Outputs:
+        """Runs the network.
+
+        Args:
+          targets: gives the SDF supervision points, and the pose points where
+            `own_points` is off; without it both come from the network.
+          own_points: pose points are sampled from the predicted SDF (inference, and
+            late training) instead of `targets`; may be traced.
+          mask_image: apply target-focused masking (needs the "mask" rng).
+          reconstruct: also decode the image.
+        """
+        clean = normalise_image(batch.image)
+        seen, patch_mask = self._mask(clean, batch) if mask_image else (clean, None)
+        tokens = self.vit(seen, train=train).patch_tokens
+        features = self.vit_out(tokens)
+        grid = round(features.shape[1] ** 0.5)
+        features = features.reshape(features.shape[0], grid, grid, -1)
+        decoded = self.pyramid(features, reconstruct=reconstruct)
+        field = _Field(self, decoded.levels, batch, train)
+
+        sdf_hand = sdf_object = None
+        if targets is not None:
+            _, sdf_hand = field.hand(targets.hand_sdf_points_norm)
+            _, sdf_object = field.object(targets.object_sdf_points_norm)
+        hand = self._pose_points(field, "hand", targets, own_points)
+        obj = self._pose_points(field, "object", targets, own_points)
+        hand_tokens, hand_sdf = self._tokens(field, "hand", hand, obj)
+        object_tokens, object_sdf = self._tokens(field, "object", obj, hand)
+        hand_out = self.head_hand(
+            hand_tokens, num_own=self.points["num_hand"], train=train
+        )
+        object_out = self.head_object(
+            object_tokens, num_own=self.points["num_object"], train=train
+        )
+
+        hand_rotmat = rotations.rot6d_to_rotmat(hand_out.rot6d)
+        posed = mano_lib.mano_forward(
+            mano, hand_rotmat, hand_out.betas, fingertips=self.fingertips
+        )
+        wrist = posed.joints[..., :1, :]
+        joints_root, vertices_root = posed.joints - wrist, posed.vertices - wrist
+        object_rotmat = aggregate_rotation(object_out.rotation[-1])
+        object_trans = jnp.mean(object_out.trans_root[-1], axis=1)
+        return Outputs(
+            clean_image=clean,
+            image=decoded.image,
+            masked_image=seen if mask_image else None,
+            patch_mask=patch_mask,
+            heatmap=decoded.heatmap,
+            hand_mask_logits=decoded.hand_mask_logits,
+            object_mask_logits=decoded.object_mask_logits,
+            hand_sdf_norm=sdf_hand,
+            object_sdf_norm=sdf_object,
+            hand_points_norm=hand.points_norm,
+            object_points_norm=obj.points_norm,
+            hand_points_sdf_norm=hand_sdf,
+            object_points_sdf_norm=object_sdf,
+            hand_points_in_box=hand.in_box,
+            object_points_in_box=obj.in_box,
+            hand_rotmat=hand_rotmat,
+            hand_betas=hand_out.betas,
+            hand_vertices_root=vertices_root,
+            hand_joints_root=joints_root,
+            vote_offsets_root=hand_out.vote_offsets_root,
+            vote_logits=hand_out.vote_logits,
+            object_rotation=object_out.rotation,
+            object_trans_root=object_out.trans_root,
+            object_rotmat=object_rotmat,
+            object_trans=object_trans + batch.object_center,
+            joints=joints_root[-1] + batch.wrist[:, None],
+            vertices=vertices_root[-1] + batch.wrist[:, None],
+        )
+
+    def _mask(self, image: Array, batch: Batch) -> tuple[Array, Array]:
+        """Target-focused masking of every image (HOMAE eq. 1-7)."""
+        options = dict(self.mask)
+        patch, fill = options["patch"], options.pop("fill")
+        num_cells = self.image_size // patch
+        if not options.pop("enabled"):
+            return image, jnp.zeros((image.shape[0], num_cells, num_cells), bool)
+        mask_key, fill_key = jax.random.split(self.make_rng("mask"))
+        keys = jax.random.split(mask_key, image.shape[0])
+        masks = jax.vmap(
+            lambda key, hand_box, object_box: masking.target_focused_mask(
+                key,
+                object_box_px=object_box,
+                hand_box_px=hand_box,
+                image_size=self.image_size,
+                **options,
+            )
+        )(keys, batch.hand_box_px, batch.object_box_px)
+        keys = jax.random.split(fill_key, image.shape[0])
+        masked = jax.vmap(
+            lambda key, x, m: masking.apply_mask(key, x, m, patch=patch, fill=fill)
+        )(keys, image, masks)
+        return masked, masks
+
+    def _pose_points(
+        self,
+        field: "_Field",
+        target: str,
+        targets: Targets | None,
+        own_points: bool | Array,
+    ) -> points_lib.SurfacePoints:
+        """The points the pose is read from: sampled, or the jittered true surface."""
+
+        def given() -> points_lib.SurfacePoints:
+            points = getattr(targets, f"{target}_points_norm")
+            return points_lib.SurfacePoints(points, jnp.ones(points.shape[:2], bool))
+
+        sample = field.sampler(target, **self.points)
+        if isinstance(own_points, bool):
+            return sample() if own_points else given()
+        return jax.lax.cond(own_points, sample, given)
+
+    def _tokens(
+        self,
+        field: "_Field",
+        target: str,
+        own: points_lib.SurfacePoints,
+        other: points_lib.SurfacePoints,
+    ) -> tuple[Array, Array]:
+        """Point tokens (p, gamma(p), F_agg) and the SDF at the target's own points."""
+        points = own.points_norm
+        if self.heads["cross_points"]:
+            other_points = field.to_frame_of(target, other.points_norm)
+            points = jnp.concatenate([points, other_points], axis=1)
+        f_img, sdf = getattr(field, target)(points)
+        f_3d = None
+        if self.fusion["explicit"]:
+            f_3d = getattr(self, f"pointnet_{target}")(points)
+        f_agg = getattr(self, f"fusion_{target}")(f_img, f_3d, sdf)
+        encoding = points_lib.encode_points(points, octaves=self.points["octaves"])
+        root = points / self.points["scale"]
+        dtype = f_agg.dtype
+        tokens = [root.astype(dtype), encoding.astype(dtype), f_agg]
+        return jnp.concatenate(tokens, axis=-1), sdf[:, : own.points_norm.shape[1]]
+
+
+class _Field:
+    """Features and signed distance at points of one batch's decoded images."""
+
+    def __init__(self, model: Homae, levels, batch: Batch, train: bool):
+        self._model, self._levels, self._batch = model, levels, batch
+        self._train = train
+        self._scale = model.points["scale"]
+        self._octaves = model.points["octaves"]
+        self._origin = {"hand": batch.wrist, "object": batch.object_center}
+        self._box = {"hand": batch.hand_box_px, "object": batch.object_box_px}
+
+    def hand(self, points_norm: Array) -> tuple[Array, Array]:
+        return self._evaluate("hand", points_norm)
+
+    def object(self, points_norm: Array) -> tuple[Array, Array]:
+        return self._evaluate("object", points_norm)
+
+    def to_frame_of(self, target: str, points_norm: Array) -> Array:
+        """Re-expresses the other target's points in this one's frame."""
+        other = "object" if target == "hand" else "hand"
+        shift = (self._origin[other] - self._origin[target]) * self._scale
+        return points_norm + shift[:, None]
+
+    def sampler(
+        self,
+        target: str,
+        *,
+        num_hand: int,
+        num_object: int,
+        scale: float,
+        octaves: int,
+        grid_size: int,
+        sampler: str,
+        coarse_factor: int,
+        refine_share: float,
+    ):
+        """A function of nothing that samples the predicted surface, gradient-free."""
+        del scale, octaves
+        options = {"num": num_hand if target == "hand" else num_object}
+        if sampler == "dense":
+            sample = points_lib.sample_dense
+        elif sampler == "coarse_to_fine":
+            sample = points_lib.sample_coarse_to_fine
+            options |= {"factor": coarse_factor, "share": refine_share}
+        else:
+            raise ValueError(
+                f'model.points.sampler="{sampler}": use "dense" or "coarse_to_fine"'
+            )
+        head, head_variables = getattr(self._model, f"sdf_{target}").unbind()
+        features, feature_variables = self._model.point_features.unbind()
+
+        def one(levels, origin, intrinsics, box_px) -> points_lib.SurfacePoints:
+            def to_px(points):
+                return points_lib.project_points(
+                    points, origin, intrinsics, scale=self._scale
+                )
+
+            def sdf(points):
+                pixels = to_px(points)[None]
+                f_img = features.apply(feature_variables, levels, pixels)
+                x = self._head_input(f_img, points[None])
+                return head.apply(head_variables, x, False)[0]
+
+            def outside_px(points):
+                return points_lib.distance_outside_box(to_px(points), box_px)
+
+            return sample(sdf, outside_px, grid_size=grid_size, **options)
+
+        def run() -> points_lib.SurfacePoints:
+            levels = jax.tree.map(lambda x: x[:, None], self._levels)
+            found = jax.vmap(one)(
+                levels, self._origin[target], self._batch.intrinsics, self._box[target]
+            )
+            return jax.tree.map(jax.lax.stop_gradient, found)
+
+        return run
+
+    def _head_input(self, f_img: Array, points_norm: Array) -> Array:
+        encoding = points_lib.encode_points(points_norm, octaves=self._octaves)
+        parts = (encoding, f_img, points_norm)
+        return jnp.concatenate([part.astype(f_img.dtype) for part in parts], axis=-1)
+
+    def _evaluate(self, target: str, points_norm: Array) -> tuple[Array, Array]:
+        def to_px(points, origin, intrinsics):
+            return points_lib.project_points(
+                points, origin, intrinsics, scale=self._scale
+            )
+
+        pixels = jax.vmap(to_px)(
+            points_norm, self._origin[target], self._batch.intrinsics
+        )
+        f_img = self._model.point_features(self._levels, pixels)
+        head = getattr(self._model, f"sdf_{target}")
+        return f_img, head(self._head_input(f_img, points_norm), self._train)
+
+
+def aggregate_rotation(votes: Float[Array, "b p r"]) -> Float[Array, "b 3 3"]:
+    """One rotation from per-point votes.
+
+    rot6d: the rotation nearest to the mean matrix (SVD). axis_angle: the mean vector,
+    as in HOISDF, ill-defined near pi.
+    """
+    if votes.shape[-1] == 6:
+        mean = jnp.mean(rotations.rot6d_to_rotmat(votes), axis=1)
+        return rotations.project_to_so3(mean)
+    return rotations.aa_to_rotmat(jnp.mean(votes, axis=1))
