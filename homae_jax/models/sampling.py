@@ -1,0 +1,74 @@
+"""Features of points: bilinear lookup in the pyramid (HOMAE eq. 11-12).
+
+Points are pixels of the crop with the centre of the top-left pixel at (0, 0), x first.
+A map of stride s covers the crop with cells whose centres lie at (i + 0.5) s - 0.5 px;
+beyond the outermost centres the border value holds.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+class PointFeatures(nn.Module):
+    """F_img: the levels at the projected points, then an MLP (HOMAE eq. 11-12).
+
+    The paper applies the MLP to a dense H x W map and then samples it; sampling first
+    is the same up to the order of interpolation and far less arithmetic. Points are
+    independent, so a long list may be handed over in chunks.
+    """
+
+    image_size: int
+    width: int = 223  # C
+    multiscale: bool = True  # False: the last level alone (Table V, row 2)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, levels: tuple[Array, ...], points_px: Float[Array, "b p 2"]
+    ) -> Float[Array, "b p c"]:
+        """Features of points given in crop pixels; `levels` are each "b s s c"."""
+        sample = jax.vmap(
+            lambda level, points: sample_bilinear(
+                level, points, image_size=self.image_size
+            )
+        )
+        levels = levels if self.multiscale else levels[-1:]
+        x = jnp.concatenate([sample(level, points_px) for level in levels], axis=-1)
+        x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="fc1")(x))
+        return nn.Dense(self.width, dtype=self.dtype, name="fc2")(x)
+
+
+def sample_bilinear(
+    feature_map: Float[Array, "h w c"],
+    points_px: Float[Array, "p 2"],
+    *,
+    image_size: int,
+) -> Float[Array, "p c"]:
+    """Values of a map that spans the whole crop at points of the crop.
+
+    Args:
+      feature_map: its sides may have any size; cell (0, 0) is the top-left one.
+      points_px: x, y in the crop; outside it the nearest border value is taken, with a
+        gradient of zero across the border.
+      image_size: side of the square crop in pixels.
+    """
+    height, width, channels = feature_map.shape
+    scale = jnp.array([width, height], jnp.float32) / image_size
+    limit = jnp.array([width - 1, height - 1], jnp.float32)
+    cell = (points_px.astype(jnp.float32) + 0.5) * scale[None] - 0.5
+    cell = jnp.clip(cell, 0.0, limit[None])
+    low = jnp.floor(cell)
+    fraction = (cell - low).astype(feature_map.dtype)
+    x0, y0 = low.astype(jnp.int32).T
+    x1, y1 = jnp.minimum(x0 + 1, width - 1), jnp.minimum(y0 + 1, height - 1)
+    fx, fy = fraction.T
+    # One gather of whole rows of channels: its transpose is one scatter-add.
+    index = jnp.stack(
+        [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
+    )
+    weight = jnp.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx])
+    corners = feature_map.reshape(-1, channels)[index]
+    return jnp.sum(corners * weight[..., None], axis=0)

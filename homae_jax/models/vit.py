@@ -1,0 +1,266 @@
+"""Vision transformer in the shape of DINOv2, with a patch or a convolutional stem.
+
+Facts of DINOv2 kept exactly, so that its weights load unchanged: class token first,
+then registers (without position), then patches in row-major order; pre-norm blocks with
+a fused qkv and LayerScale; exact GELU or SwiGLU; LayerNorm eps 1e-6 and a final one.
+Parameters are float32; matrix products run in ``dtype``; every LayerNorm, the softmax
+and the sums of LayerNorm statistics stay in float32. Images are NHWC and normalised.
+
+The convolutional stem ("conv") is this project's own: it makes the same grid of tokens
+and exists to be trained from scratch on a CPU, where a plain ViT does not get going.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from homae_jax.errors import UserError
+
+STEM_STAGES = 5  # of ConvStem: four halvings and one at the token grid
+STEM_STRIDE = 16
+NORM_GROUPS = 8
+
+_TOKEN_INIT = nn.initializers.truncated_normal(0.02)
+
+
+class VitOutput(NamedTuple):
+    """Tokens after the final norm."""
+
+    patch_tokens: Float[Array, "b n d"]  # row-major over the grid
+    cls: Float[Array, "b d"]
+    registers: Float[Array, "b r d"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one product for query, key and value."""
+
+    num_heads: int
+    implementation: str
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        batch, num_tokens, width = x.shape
+        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(batch, num_tokens, 3, self.num_heads, -1)
+        y = jax.nn.dot_product_attention(
+            *jnp.moveaxis(qkv, 2, 0), implementation=self.implementation
+        )
+        y = y.reshape(batch, num_tokens, width)
+        return nn.Dense(width, dtype=self.dtype, name="proj")(y)
+
+
+class Mlp(nn.Module):
+    """Dense, exact GELU, Dense."""
+
+    hidden: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        y = nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(x)
+        y = nn.gelu(y, approximate=False)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
+
+
+class SwiGlu(nn.Module):
+    """Gated feed-forward of ViT-g: silu(first half) x second half."""
+
+    hidden: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        gate, value = jnp.split(
+            nn.Dense(2 * self.hidden, dtype=self.dtype, name="w12")(x), 2, axis=-1
+        )
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="w3")(nn.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale and stochastic depth."""
+
+    num_heads: int
+    hidden: int
+    ffn: str
+    layerscale_init: float
+    drop_path: float
+    attention: str
+    dtype: DTypeLike
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        feed_forward = {"mlp": Mlp, "swiglu": SwiGlu}[self.ffn]
+        attention = Attention(self.num_heads, self.attention, self.dtype, name="attn")
+        y = attention(_layer_norm("norm1")(x))
+        x = x + self._residual(y, "scale1")
+        y = feed_forward(self.hidden, self.dtype, name="mlp")(_layer_norm("norm2")(x))
+        return x + self._residual(y, "scale2")
+
+    def _residual(self, y: Float[Array, "b n d"], name: str) -> Float[Array, "b n d"]:
+        init = nn.initializers.constant(self.layerscale_init)
+        gamma = self.param(name, init, (y.shape[-1],)).astype(y.dtype)
+        # One draw per sample and branch, the same for all its tokens.
+        drop = nn.Dropout(
+            self.drop_path, broadcast_dims=(1, 2), deterministic=self.deterministic
+        )
+        return drop(y * gamma[None, None])
+
+
+class ResidualConvBlock(nn.Module):
+    """Two 3x3 convolutions, each after a GroupNorm, round a skip."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        y = x
+        for i in range(2):
+            y = nn.GroupNorm(NORM_GROUPS, dtype=self.dtype, name=f"norm{i + 1}")(y)
+            y = nn.Conv(
+                x.shape[-1],
+                (3, 3),
+                dtype=self.dtype,
+                use_bias=False,
+                name=f"conv{i + 1}",
+            )(nn.relu(y))
+        return x + y
+
+
+class ConvStem(nn.Module):
+    """Five convolutional stages from pixels to the token grid (stride 16).
+
+    A stage halves the resolution by a 2x2 patch product (on a CPU the gradient of a
+    strided 3x3 convolution costs three times that of a plain one), then refines it by
+    residual blocks. GroupNorm keeps no running statistics.
+    """
+
+    widths: tuple[int, ...]
+    num_blocks: tuple[int, ...]
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b gh gw c"]:
+        x = image.astype(self.dtype)
+        for stage, (width, num_blocks) in enumerate(
+            zip(self.widths, self.num_blocks, strict=True)
+        ):
+            if stage < STEM_STAGES - 1:
+                x = _fold_2x2(x)
+            x = nn.Dense(width, dtype=self.dtype, name=f"project_{stage}")(x)
+            for block in range(num_blocks):
+                x = ResidualConvBlock(self.dtype, name=f"stage_{stage}_{block}")(x)
+        return x
+
+
+class Vit(nn.Module):
+    """Image -> tokens (HOMAE eq. 8); the variants are in models/dinov2.py."""
+
+    image_size: int
+    patch: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_hidden: int
+    ffn: str = "mlp"  # "mlp" | "swiglu"
+    num_registers: int = 0
+    layerscale_init: float = 1e-5
+    stem: str = "patch"  # "patch" | "conv"
+    stem_widths: tuple[int, ...] = ()  # of the "conv" stem, as stem_blocks
+    stem_blocks: tuple[int, ...] = ()
+    drop_path: float = 0.0  # of the last block, rising linearly from 0
+    attention: str = "xla"  # "xla" | "cudnn"
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the image."""
+        return self.image_size // self.patch
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> VitOutput:
+        """Encodes normalised images.
+
+        Raises:
+          UserError: the image is not the square of side `image_size`.
+        """
+        if image.shape[1:3] != (self.image_size, self.image_size):
+            raise UserError(
+                f"the encoder was built for {self.image_size} px square images, got "
+                f"{image.shape[1]}x{image.shape[2]}: set data.image_size"
+            )
+        x = self._embed(image)
+        block_class = Block
+        if self.remat:
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            block_class = nn.remat(Block, policy=policy)
+        for i in range(self.depth):
+            x = block_class(
+                num_heads=self.num_heads,
+                hidden=self.mlp_hidden,
+                ffn=self.ffn,
+                layerscale_init=self.layerscale_init,
+                drop_path=self.drop_path * i / max(self.depth - 1, 1),
+                attention=self.attention,
+                dtype=self.dtype,
+                deterministic=not train,
+                name=f"blocks_{i}",
+            )(x)
+        x = _layer_norm("norm")(x)
+        cls, registers, patches = jnp.split(x, [1, 1 + self.num_registers], axis=1)
+        return VitOutput(patches, cls[:, 0], registers)
+
+    def _embed(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        """Tokens as the first block sees them: class, registers, patches."""
+        batch = image.shape[0]
+        x = self._stem(image).reshape(batch, self.grid**2, self.width)
+        cls = self.param("cls_token", _TOKEN_INIT, (1, self.width))
+        position = self.param(
+            "position_embedding", _TOKEN_INIT, (1 + self.grid**2, self.width)
+        )
+        prefix = cls + position[:1]
+        if self.num_registers:
+            shape = (self.num_registers, self.width)
+            registers = self.param("register_tokens", _TOKEN_INIT, shape)
+            prefix = jnp.concatenate([prefix, registers])
+        prefix = jnp.broadcast_to(prefix[None], (batch, *prefix.shape))
+        patches = x.astype(jnp.float32) + position[None, 1:]
+        x = jnp.concatenate([prefix, patches], axis=1).astype(self.dtype)
+        self.sow("intermediates", "embeddings", x)
+        return x
+
+    def _stem(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b gh gw c"]:
+        if self.stem == "patch":
+            size = (self.patch, self.patch)
+            return nn.Conv(
+                self.width,
+                size,
+                size,
+                padding="VALID",
+                dtype=self.dtype,
+                name="patch_embed",
+            )(image)
+        x = ConvStem(self.stem_widths, self.stem_blocks, self.dtype, name="stem")(image)
+        x = nn.GroupNorm(NORM_GROUPS, dtype=self.dtype, name="stem_norm")(x)
+        return nn.Dense(self.width, dtype=self.dtype, name="stem_out")(nn.relu(x))
+
+
+def _layer_norm(name: str) -> nn.LayerNorm:
+    # The two-pass variance: DINOv2's outlier channels spoil E[x^2] - E[x]^2.
+    return nn.LayerNorm(
+        epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, name=name
+    )
+
+
+def _fold_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
+    """Puts each 2x2 neighbourhood into the channels."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = jnp.swapaxes(x, 2, 3)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)
