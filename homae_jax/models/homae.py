@@ -68,7 +68,7 @@ class Homae(nn.Module):
         self.vit_out = nn.Dense(width_out, dtype=dtype)
         self.pyramid = Decoder(image_size=self.image_size, dtype=dtype, **decoder)
         self.point_features = PointFeatures(
-            width_out=width_point,
+            width=width_point,
             image_size=self.image_size,
             multiscale=multiscale,
             dtype=dtype,
@@ -130,7 +130,7 @@ class Homae(nn.Module):
         features = self.vit_out(tokens)
         grid = round(features.shape[1] ** 0.5)
         features = features.reshape(features.shape[0], grid, grid, -1)
-        decoded = self.pyramid(features, reconstruct=reconstruct)
+        decoded = self.pyramid(features, with_image=reconstruct)
         field = _Field(self, decoded.levels, batch, train)
 
         sdf_hand = sdf_object = None
@@ -190,20 +190,17 @@ class Homae(nn.Module):
         """Target-focused masking of every image (HOMAE eq. 1-7)."""
         options = dict(self.mask)
         patch, fill = options["patch"], options.pop("fill")
-        num_cells = self.image_size // patch
+        grid, target = self.image_size // patch, options.pop("target")
         if not options.pop("enabled"):
-            return image, jnp.zeros((image.shape[0], num_cells, num_cells), bool)
+            return image, jnp.zeros((image.shape[0], grid, grid), bool)
+
+        def draw(key: Array, hand_box: Array, object_box: Array) -> Array:
+            box = masking.target_box(target, hand_box, object_box)
+            return masking.target_focused_mask(key, box, grid=grid, **options)
+
         mask_key, fill_key = jax.random.split(self.make_rng("mask"))
         keys = jax.random.split(mask_key, image.shape[0])
-        masks = jax.vmap(
-            lambda key, hand_box, object_box: masking.target_focused_mask(
-                key,
-                object_box_px=object_box,
-                hand_box_px=hand_box,
-                image_size=self.image_size,
-                **options,
-            )
-        )(keys, batch.hand_box_px, batch.object_box_px)
+        masks = jax.vmap(draw)(keys, batch.hand_box_px, batch.object_box_px)
         keys = jax.random.split(fill_key, image.shape[0])
         masked = jax.vmap(
             lambda key, x, m: masking.apply_mask(key, x, m, patch=patch, fill=fill)
