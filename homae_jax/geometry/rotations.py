@@ -5,6 +5,8 @@ A matrix maps column vectors, R x. 6D is the first two columns, one after the ot
 are finite everywhere a rotation is given, at the identity and at pi included.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from homae_jax.geometry.numerics import TINY, safe_divide, safe_norm
 
 SMALL_ANGLE_SQUARED = 1e-4  # below, three terms of the series are exact in float32
+DEGENERATE = 1e-6  # sums of singular values below this share of the largest are 0
 
 
 def skew(v: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"]:
@@ -23,15 +26,16 @@ def skew(v: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"]:
 
 
 def aa_to_rotmat(aa: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"]:
-    """Rodrigues' formula, unnormalised: sin(t)/t and (1 - cos(t))/t^2 have series."""
+    """Rodrigues' formula: 1 + sin(t)/t K + (1 - cos(t))/t^2 K^2, series near 0.
+
+    1 - cos(t) is written 2 sin(t/2)^2, which does not cancel.
+    """
     squared = jnp.sum(aa**2, axis=-1)
     is_small = squared < SMALL_ANGLE_SQUARED
-    safe = jnp.where(is_small, 1.0, squared)
-    angle = jnp.sqrt(safe)
+    angle = jnp.sqrt(jnp.where(is_small, 1.0, squared))
+    half_sinc = 2 * jnp.sin(angle / 2) / angle
     a = jnp.where(is_small, 1 - squared / 6 + squared**2 / 120, jnp.sin(angle) / angle)
-    b = jnp.where(
-        is_small, 0.5 - squared / 24 + squared**2 / 720, (1 - jnp.cos(angle)) / safe
-    )
+    b = jnp.where(is_small, 0.5 - squared / 24 + squared**2 / 720, half_sinc**2 / 2)
     k = skew(aa)
     k_squared = jnp.matmul(k, k, precision="highest")
     eye = jnp.broadcast_to(jnp.eye(3, dtype=aa.dtype), k.shape)
@@ -114,34 +118,61 @@ def rotmat_to_rot6d(rotmat: Float[Array, "*b 3 3"]) -> Float[Array, "*b 6"]:
     return jnp.concatenate([rotmat[..., 0], rotmat[..., 1]], axis=-1)
 
 
+def angle_between(
+    a_rotmat: Float[Array, "*b 3 3"], b_rotmat: Float[Array, "*b 3 3"]
+) -> Float[Array, "*b"]:
+    """Geodesic distance in [0, pi], accurate at both ends (gradient 0 at 0 and pi)."""
+    relative = jnp.matmul(jnp.swapaxes(a_rotmat, -1, -2), b_rotmat, precision="highest")
+    quat = rotmat_to_quat(relative)
+    return 2.0 * jnp.arctan2(safe_norm(quat[..., :3]), quat[..., 3])
+
+
+def mean_rotmat(
+    rotmats: Float[Array, "*b n 3 3"], weights: Float[Array, "*b n"] | None = None
+) -> Float[Array, "*b 3 3"]:
+    """Chordal mean over n rotations: the rotation nearest to their (weighted) mean."""
+    if weights is None:
+        return project_to_so3(jnp.mean(rotmats, axis=-3))
+    return project_to_so3(jnp.sum(rotmats * weights[..., None, None], axis=-3))
+
+
 @jax.custom_jvp
 def project_to_so3(matrix: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
     """The rotation nearest to a matrix (Frobenius), by SVD: also the chordal mean.
 
     Its derivative is that of the polar factor, finite where the SVD's is not (equal
-    singular values, as in the mean of equal rotations).
+    singular values, as in the mean of equal rotations). Where no nearest rotation is
+    unique (the zero matrix, a rank of 1), one is returned and the derivative along
+    the free directions is 0.
     """
     return _polar(matrix)[0]
 
 
 def _polar(matrix: Array) -> tuple[Array, Array, Array, Array]:
+    """U V^T with the last singular vector flipped where a reflection would win."""
     u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    sign = jnp.sign(jnp.linalg.det(jnp.matmul(u, vt, precision="highest")))
+    sign = jnp.sign(jnp.linalg.det(_product(u, vt)))
     last = jnp.stack([jnp.ones_like(sign), jnp.ones_like(sign), sign], axis=-1)
     vt = vt * last[..., None]
-    return jnp.matmul(u, vt, precision="highest"), u, s * last, vt
+    return _product(u, vt), u, s * last, vt
+
+
+def _product(*matrices: Array) -> Array:
+    return functools.reduce(
+        functools.partial(jnp.matmul, precision="highest"), matrices
+    )
 
 
 @project_to_so3.defjvp
 def _project_to_so3_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (matrix,), (tangent,) = primals, tangents
     rotmat, u, s, vt = _polar(matrix)
-    inner = jnp.swapaxes(u, -1, -2) @ tangent @ jnp.swapaxes(vt, -1, -2)
+    inner = _product(jnp.swapaxes(u, -1, -2), tangent, jnp.swapaxes(vt, -1, -2))
     antisymmetric = inner - jnp.swapaxes(inner, -1, -2)
     sums = s[..., :, None] + s[..., None, :]
-    is_defined = jnp.abs(sums) > 1e-6
+    is_defined = jnp.abs(sums) > DEGENERATE * jnp.maximum(s[..., :1, None], TINY)
     turn = jnp.where(is_defined, antisymmetric / jnp.where(is_defined, sums, 1.0), 0.0)
-    return rotmat, u @ turn @ vt
+    return rotmat, _product(u, turn, vt)
 
 
 def random_rotmat(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*b 3 3"]:
