@@ -1,0 +1,112 @@
+"""The MANO hand as pure functions (Romero et al. 2017).
+
+Vertices and joints leave in MANO's own frame, metres: the wrist joint lies at
+J0(betas), not at the origin, and the wrist rotation turns about it; callers subtract
+the wrist or add a translation. Joints: 21 in MANO order (hand/joints.py). Poses enter
+as rotation matrices; `pca_to_aa` turns PCA coefficients into axis-angle.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from homae_jax.hand.joints import PARENTS
+
+Array = jax.Array | np.ndarray
+
+# Vertices taken as fingertips: thumb, index, middle, ring, little.
+FINGERTIPS = {
+    "manopth": (745, 317, 444, 556, 673),  # DexYCB labels (right), HOISDF
+    "manopth_left": (745, 317, 445, 556, 673),
+    "ho3d": (728, 353, 442, 576, 694),  # HO-3D annotations
+    "h2o3d": (744, 333, 444, 555, 672),
+    "smplx": (744, 320, 443, 554, 671),
+    "ho3d_2020": (745, 320, 444, 555, 657),
+}
+
+
+class ManoModel(NamedTuple):
+    """The parameters of one hand; `hand/mano_files.py` reads them."""
+
+    template_vertices: Float[Array, "778 3"]
+    faces: Int[Array, "1538 3"]  # open at the wrist
+    closed_faces: Int[Array, "1552 3"]  # with 14 faces over the wrist
+    shape_basis: Float[Array, "778 3 10"]
+    pose_basis: Float[Array, "778 3 135"]
+    joint_regressor: Float[Array, "16 778"]
+    skinning_weights: Float[Array, "778 16"]
+    hand_components: Float[Array, "45 45"]  # rows are PCA directions
+    hand_mean: Float[Array, " 45"]
+
+
+class ManoOutput(NamedTuple):
+    vertices: Float[Array, "*b 778 3"]
+    joints: Float[Array, "*b 21 3"]
+
+
+def mano_forward(
+    model: ManoModel,
+    pose_rotmat: Float[Array, "*b 16 3 3"],
+    betas: Float[Array, "*b 10"],
+    *,
+    fingertips: str,
+) -> ManoOutput:
+    """Linear blend skinning with shape and pose correctives.
+
+    Args:
+      pose_rotmat: of each joint relative to its parent; the first is the wrist's.
+      fingertips: which vertices are the tips, a key of `FINGERTIPS`.
+    """
+    if fingertips not in FINGERTIPS:
+        raise ValueError(f'fingertips="{fingertips}": use one of {sorted(FINGERTIPS)}')
+    lead = pose_rotmat.shape[:-3]
+    rotmat = pose_rotmat.reshape(-1, 16, 3, 3)
+    shaped = _einsum("vcs,bs->bvc", model.shape_basis, betas.reshape(-1, 10))
+    shaped = shaped + jnp.asarray(model.template_vertices)[None]
+    rest_joints = _einsum("jv,bvc->bjc", model.joint_regressor, shaped)
+    feature = (rotmat[:, 1:] - jnp.eye(3)[None, None]).reshape(-1, 135)
+    posed = shaped + _einsum("vcp,bp->bvc", model.pose_basis, feature)
+
+    joint_rotmat, joints = _kinematic_chain(rotmat, rest_joints)
+    # x -> R x + (joint - R rest), blended per vertex.
+    shift = joints - _einsum("bjmn,bjn->bjm", joint_rotmat, rest_joints)
+    weights = model.skinning_weights
+    blended_rotmat = _einsum("vj,bjmn->bvmn", weights, joint_rotmat)
+    blended_shift = _einsum("vj,bjm->bvm", weights, shift)
+    vertices = _einsum("bvmn,bvn->bvm", blended_rotmat, posed) + blended_shift
+    tips = vertices[:, np.array(FINGERTIPS[fingertips])]
+    joints = jnp.concatenate([joints, tips], axis=1)
+    return ManoOutput(
+        vertices.reshape(*lead, *vertices.shape[1:]), joints.reshape(*lead, 21, 3)
+    )
+
+
+def pca_to_aa(
+    model: ManoModel, coefficients: Float[Array, "*b n"]
+) -> Float[Array, "*b 15 3"]:
+    """Finger pose of PCA coefficients, mean included: axis-angle with a flat mean."""
+    num = coefficients.shape[-1]
+    components = jnp.asarray(model.hand_components)[:num]
+    pose = jnp.matmul(coefficients, components, precision="highest")
+    mean = jnp.broadcast_to(jnp.asarray(model.hand_mean), pose.shape)
+    return (pose + mean).reshape(*coefficients.shape[:-1], 15, 3)
+
+
+def _einsum(equation: str, *operands: Array) -> jax.Array:
+    return jnp.einsum(equation, *operands, precision="highest")
+
+
+def _kinematic_chain(
+    rotmat: jax.Array, rest_joints: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Rotation and position of every joint, from its parent's."""
+    turned, placed = [rotmat[:, 0]], [rest_joints[:, 0]]
+    for joint in range(1, 16):
+        parent = PARENTS[joint]
+        bone = rest_joints[:, joint] - rest_joints[:, parent]
+        placed.append(placed[parent] + _einsum("bmn,bn->bm", turned[parent], bone))
+        turned.append(_einsum("bmn,bno->bmo", turned[parent], rotmat[:, joint]))
+    return jnp.stack(turned, axis=1), jnp.stack(placed, axis=1)
