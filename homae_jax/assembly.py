@@ -1,0 +1,257 @@
+"""From a configuration to the parts it names: data, hand, objects, model, options.
+
+Part of the entry points (train, evaluate, predict, export): it reads `config`, and
+nothing below the entry points imports it. A configuration comes from a file of configs/
+or from a checkpoint; the latter is JSON, never code.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from homae_jax.data.ho3d import Ho3dSource
+from homae_jax.errors import UserError
+from homae_jax.hand.mano import ManoModel
+from homae_jax.hand.mano_files import load_mano
+from homae_jax.models.homae import Homae
+from homae_jax.objects.templates import load_templates
+from homae_jax.objects.ycb import YCB_NAMES
+from homae_jax.schema import Batch, ObjectTemplates
+from homae_jax.synthesize import synthesize
+from homae_jax.targets import compute_targets
+
+DATASETS = ("ho3d", "synthetic")
+
+
+class DataPaths(NamedTuple):
+    """Where a configuration's files lie."""
+
+    root: Path
+    models: Path
+    mano: Path
+
+
+def config_to_json(config: ml_collections.ConfigDict) -> str:
+    """The whole configuration as JSON, for checkpoints, exports and results."""
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def config_from_json(text: str, *, origin: str) -> ml_collections.ConfigDict:
+    """Reads what `config_to_json` wrote; `origin` names it in errors."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{origin}: the stored configuration is no JSON ({error})"
+        ) from error
+    if not isinstance(values, dict) or "model" not in values:
+        raise UserError(f"{origin}: holds no configuration of this project")
+    return ml_collections.ConfigDict(values)
+
+
+def data_paths(config: ml_collections.ConfigDict) -> DataPaths:
+    """Resolves data.root, data.models and data.mano."""
+    if not config.data.root:
+        raise UserError(
+            "data.root is empty: give the data set's folder, for example "
+            "--config.data.root=/data/HO3D_v2"
+        )
+    root = Path(config.data.root).expanduser()
+    models, mano = config.data.models, config.data.mano
+    return DataPaths(
+        root=root,
+        models=Path(models).expanduser() if models else root / "models",
+        mano=Path(mano).expanduser() if mano else root / "mano" / "MANO_RIGHT.pkl",
+    )
+
+
+def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
+    """Makes the synthetic world at its first use; checks that real data are there."""
+    if config.data.dataset not in DATASETS:
+        raise UserError(
+            f'data.dataset="{config.data.dataset}": use one of {", ".join(DATASETS)}'
+        )
+    paths = data_paths(config)
+    if config.data.dataset == "synthetic":
+        world = config.synthetic
+        synthesize(
+            out=paths.root,
+            num_train=world.num_train,
+            num_eval=world.num_eval,
+            seed=world.seed,
+            view_cone_deg=world.view_cone_deg,
+        )
+    for key, path in (
+        ("data.root", paths.root),
+        ("data.models", paths.models),
+        ("data.mano", paths.mano),
+    ):
+        if not path.exists():
+            raise UserError(f"{path}: not found; set --config.{key}=PATH")
+    return paths
+
+
+def build_mano(config: ml_collections.ConfigDict) -> ManoModel:
+    """The right hand, as device arrays."""
+    return jax.tree.map(jnp.asarray, load_mano(data_paths(config).mano))
+
+
+def build_templates(
+    config: ml_collections.ConfigDict,
+) -> tuple[ObjectTemplates, tuple[str, ...]]:
+    """Every YCB object whose model is at hand, with its names in row order."""
+    models = data_paths(config).models
+    names = [name for name in YCB_NAMES.values() if (models / name).is_dir()]
+    if not names:
+        raise UserError(
+            f"{models}: holds no YCB model (such as 006_mustard_bottle); "
+            "set --config.data.models=PATH"
+        )
+    templates, names = load_templates(
+        models, names, cache_dir=Path(models) / ".cache" / "templates"
+    )
+    return jax.tree.map(jnp.asarray, templates), tuple(names)
+
+
+def build_source(config: ml_collections.ConfigDict, split: str) -> Ho3dSource:
+    """The frames of a split, read from the official HO-3D layout."""
+    return Ho3dSource(data_paths(config).root, split)
+
+
+def build_model(config: ml_collections.ConfigDict) -> Homae:
+    """The network; a mistyped key of `model` is an error that names it."""
+    values = config.model.to_dict()
+    known = {field.name for field in dataclasses.fields(Homae)} - {"parent", "name"}
+    for key in values:
+        if key not in known:
+            raise UserError(f"model.{key}: no such key; known: {sorted(known)}")
+    return Homae(
+        image_size=config.data.image_size,
+        fingertips=config.evaluate.fingertips,
+        **values,
+    )
+
+
+def train_frames(config: ml_collections.ConfigDict, num: int) -> np.ndarray:
+    """Rows of the training split in use: all, or the first of a seeded shuffle."""
+    limit = config.data.max_train_frames
+    if not 0 < limit < num:
+        return np.arange(num)
+    return np.sort(np.random.default_rng(config.seed).permutation(num)[:limit])
+
+
+def eval_frames(config: ml_collections.ConfigDict, num: int) -> np.ndarray:
+    """Rows of the evaluation split in use: all, or some evenly spaced."""
+    limit = config.data.max_eval_frames
+    if not 0 < limit < num:
+        return np.arange(num)
+    return np.linspace(0, num - 1, limit).round().astype(int)
+
+
+def example_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of data.crops.make_example."""
+    keys = (
+        "image_size",
+        "crop",
+        "crop_scale",
+        "hand_box_scale",
+        "object_box_scale",
+        "object_center",
+        "object_center_depth",
+    )
+    return {key: config.data[key] for key in keys}
+
+
+def augment_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of the augmentation; training only."""
+    return config.data.augment.to_dict()
+
+
+def target_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of targets.compute_targets, but for the jitter's width."""
+    options = config.targets.to_dict()
+    options.pop("point_jitter")
+    points = config.model.points
+    return {
+        "fingertips": config.evaluate.fingertips,
+        "scale": points.scale,
+        "num_hand": points.num_hand,
+        "num_object": points.num_object,
+        **options,
+    }
+
+
+def loss_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of losses.total_loss."""
+    return {
+        "weights": config.losses.weights.to_dict(),
+        "rotation": config.losses.rotation,
+        "sdf_clamp": config.targets.sdf_clamp,
+        "scale": config.model.points.scale,
+    }
+
+
+def blank_batch(config: ml_collections.ConfigDict, batch_size: int) -> Batch:
+    """A batch of the right shapes and types and no content: to trace with."""
+    size, num = config.data.image_size, batch_size
+    joints = np.zeros((num, 21, 3), np.float32)
+    joints[..., 2] = 0.5
+    eye = np.tile(np.eye(3, dtype=np.float32), (num, 1, 1))
+    box = np.tile(np.array([0, 0, size - 1, size - 1], np.float32), (num, 1))
+    return Batch(
+        image=np.zeros((num, size, size, 3), np.uint8),
+        segmentation=np.zeros((num, size // 2, size // 2), np.uint8),
+        intrinsics=eye * np.array([size, size, 1], np.float32)[:, None],
+        hand_box_px=box,
+        object_box_px=box,
+        wrist=joints[:, 0],
+        object_center=joints[:, 0],
+        joints=joints,
+        hand_pose=np.zeros((num, 16, 3), np.float32),
+        hand_betas=np.zeros((num, 10), np.float32),
+        object_rotmat=eye,
+        object_trans=joints[:, 0],
+        object_index=np.zeros(num, np.int32),
+        has_hand=np.ones(num, bool),
+        has_object=np.ones(num, bool),
+        has_segmentation=np.ones(num, bool),
+        sample_index=np.zeros(num, np.int32),
+        is_real=np.ones(num, bool),
+    )
+
+
+def init_params(
+    model: Homae,
+    config: ml_collections.ConfigDict,
+    *,
+    mano: ManoModel,
+    templates: ObjectTemplates,
+    key: jax.Array,
+) -> dict[str, Any]:
+    """Fresh parameters; `jax.eval_shape` of it gives their shapes without work."""
+    target_key, params_key, mask_key, dropout_key = jax.random.split(key, 4)
+    batch = jax.tree.map(jnp.asarray, blank_batch(config, 1))
+    targets = compute_targets(
+        target_key,
+        batch,
+        mano=mano,
+        templates=templates,
+        point_jitter=jnp.float32(0.0),
+        **target_options(config),
+    )
+    variables = model.init(
+        {"params": params_key, "mask": mask_key, "dropout": dropout_key},
+        batch,
+        mano,
+        targets=targets,
+        own_points=False,
+        mask_image=True,
+        reconstruct=True,
+    )
+    return variables["params"]
