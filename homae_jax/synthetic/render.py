@@ -5,7 +5,7 @@ centres are integers: the top-left pixel's centre is (0, 0), in both renderers. 
 are shaded in linear light with a display gamma of 2.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -60,6 +60,7 @@ class Visibility(NamedTuple):
     object: float
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """What both renderers can do. One size of picture per renderer."""
 
@@ -108,7 +109,7 @@ def measure_visibility(
     shares = []
     for label, area in zip((HAND, OBJECT), renderer.outline_areas(stage), strict=True):
         seen = np.count_nonzero(rendering.segmentation == label)
-        shares.append(min(seen / area, 1.0) if area else float("nan"))
+        shares.append(min(float(seen / area), 1.0) if area else float("nan"))
     return Visibility(*shares)
 
 

@@ -91,6 +91,7 @@ class Labels(NamedTuple):
     hand_rotmat: Float[np.ndarray, "3 3"]  # of the wrist
     finger_pose: Float[np.ndarray, "15 3"]
     betas: Float[np.ndarray, "10"]
+    rest_wrist: Float[np.ndarray, "3"]  # J0(betas), about which MANO turns the hand
     object_rotmat: Float[np.ndarray, "3 3"]
     object_trans: Float[np.ndarray, "3"]
     object_name: str
@@ -406,6 +407,7 @@ def _make_labels(grasp, model, cam_T_hand, intrinsics) -> Labels:
         hand_rotmat=rotation,
         finger_pose=grasp.finger_pose,
         betas=grasp.betas,
+        rest_wrist=grasp.joints[0],
         object_rotmat=rotation @ grasp.object_rotmat,
         object_trans=rotation @ grasp.object_trans + shift,
         object_name=model.name,
