@@ -1,12 +1,14 @@
 """Signed distance from points to triangle meshes, on the device; negative inside.
 
-Unsigned distance: exact, branch-free point to triangle. Sign: generalised winding number
-(Jacobson et al. 2013) by the solid angles of Van Oosterom and Strackee 1983, right on
-open and self-overlapping meshes too, where parity is not; or signed ray crossings for
-closed meshes, cheaper on a CPU. Products are written out component by component: a
-matrix product would run in TF32 on a GPU. Keep inputs near the origin (float32).
+Unsigned distance: exact, branch-free point to triangle. Sign: generalised winding
+number (Jacobson et al. 2013) by the solid angles of Van Oosterom and Strackee (1983),
+right on open and self-overlapping meshes too, where parity is not; or, for closed
+meshes, the signed crossings of a ray: four times faster, and as right, since they count
+turns rather than parity. Products are written out component by component: a matrix
+product would run in TF32 on a GPU. Faces are turned outwards, counter-clockwise.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,9 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from homae_jax.geometry.numerics import TINY
+from homae_jax.geometry.numerics import TINY, safe_sqrt
 
-ZERO_AREA = 1e-20  # squared length of a normal below which a face is a line
+# A face whose squared normal is below this share of its squared sides is taken for a
+# line: in float32 its normal is noise, and a zero one would report a distance of 0.
+FLAT = 1e-10
+TINY_AREA = 1e-24  # m^4; keeps faces of one point apart from FLAT's 0 > 0
+BAKE_BLOCK = 512  # lattice points per step of bake_grid
+GPU_ROWS = 16  # rows of a batch at once on accelerators
 Vector = tuple[Array, Array, Array]
 
 
@@ -31,27 +38,30 @@ def signed_distance(
     """Signed distance of one point set to one mesh.
 
     Args:
+      faces: padding with faces of no area is allowed.
       sign: "winding", or "ray" for closed meshes.
       face_chunk: bounds memory to points x face_chunk.
     """
     if sign not in ("winding", "ray"):
         raise ValueError(f'sign="{sign}": use "winding" or "ray"')
-    triangles = vertices[faces]
+    centre = jnp.mean(vertices, axis=0)[None]  # float32 is finest round 0
+    points = points - centre
+    triangles = (vertices - centre)[faces]
     if face_chunk is None:
         squared, turns = _squared_and_turns(points, triangles, sign)
-    else:
-        pad = -triangles.shape[0] % face_chunk
-        # A face of three equal far points: no area, no solid angle.
-        far = jnp.full((pad, 3, 3), 1e3, triangles.dtype)
-        chunks = jnp.concatenate([triangles, far]).reshape(-1, face_chunk, 3, 3)
+        return safe_sqrt(squared) * jnp.where(turns > 0.5, -1.0, 1.0)
 
-        def fold(carry: tuple, chunk: Array) -> tuple:
-            squared, turns = _squared_and_turns(points, chunk, sign)
-            return (jnp.minimum(carry[0], squared), carry[1] + turns), None
+    pad = -triangles.shape[0] % face_chunk
+    repeated = jnp.broadcast_to(triangles[:1, :1], (pad, 3, 3))  # no area, no angle
+    chunks = jnp.concatenate([triangles, repeated]).reshape(-1, face_chunk, 3, 3)
 
-        start = jnp.full(points.shape[0], jnp.inf), jnp.zeros(points.shape[0])
-        (squared, turns), _ = jax.lax.scan(fold, start, chunks)
-    return jnp.sqrt(squared) * jnp.where(turns > 0.5, -1.0, 1.0)
+    def fold(carry: tuple, chunk: Array) -> tuple:
+        squared, turns = _squared_and_turns(points, chunk, sign)
+        return (jnp.minimum(carry[0], squared), carry[1] + turns), None
+
+    start = jnp.full_like(points[:, 0], jnp.inf), jnp.zeros_like(points[:, 0])
+    (squared, turns), _ = jax.lax.scan(fold, start, chunks)
+    return safe_sqrt(squared) * jnp.where(turns > 0.5, -1.0, 1.0)
 
 
 def signed_distance_batch(
@@ -61,14 +71,22 @@ def signed_distance_batch(
     *,
     sign: str = "winding",
 ) -> Float[Array, "b p"]:
-    """Row by row (on a CPU twice as fast as vmap, and 1 / b of its memory)."""
+    """`signed_distance` of each row.
 
-    def one(row: tuple) -> Array:
-        return signed_distance(row[0], row[1], row[2], sign=sign)
-
+    Row by row on a CPU (twice as fast as vmap, at a fraction of its memory), by
+    blocks of rows elsewhere.
+    """
     if faces.ndim == 2:
         faces = jnp.broadcast_to(faces, (points.shape[0], *faces.shape))
-    return jax.lax.map(one, (points, vertices, faces))
+
+    def one(row: tuple) -> Array:
+        return signed_distance(*row, sign=sign)
+
+    return jax.lax.platform_dependent(
+        (points, vertices, faces),
+        cpu=lambda rows: jax.lax.map(one, rows),
+        default=lambda rows: jax.lax.map(one, rows, batch_size=GPU_ROWS),
+    )
 
 
 def _components(x: Array) -> Vector:
@@ -94,6 +112,7 @@ def _minus(a: Vector, b: Vector) -> Vector:
 def _squared_and_turns(
     points: Array, triangles: Array, sign: str
 ) -> tuple[Array, Array]:
+    """Squared distance and winding number of each point, over the given faces."""
     p = _components(points[:, None])
     a, b, c = (_components(triangles[None, :, corner]) for corner in range(3))
     squared = jnp.min(_squared_distance(p, a, b, c), axis=1)
@@ -103,27 +122,24 @@ def _squared_and_turns(
 
 
 def _squared_distance(p: Vector, a: Vector, b: Vector, c: Vector) -> Array:
-    """To the face where the point lies over it, else to the nearest edge."""
-    ab, bc, ca = _minus(b, a), _minus(c, b), _minus(a, c)
-    pa, pb, pc = _minus(p, a), _minus(p, b), _minus(p, c)
-    normal = _cross(ab, _minus(c, a))
+    """To the face where the point lies over it, else to the nearest side."""
+    sides = _minus(b, a), _minus(c, b), _minus(a, c)
+    squares = [_dot(side, side) for side in sides]
+    normal = _cross(sides[0], _minus(c, a))
     area = _dot(normal, normal)
-    is_over = (
-        (_dot(_cross(normal, ab), pa) >= 0)
-        & (_dot(_cross(normal, bc), pb) >= 0)
-        & (_dot(_cross(normal, ca), pc) >= 0)
-        & (area > ZERO_AREA)
-    )
+    longest = jnp.maximum(jnp.maximum(squares[0], squares[1]), squares[2])
+    is_over = area > jnp.maximum(FLAT * longest**2, TINY_AREA)
+    to_plane = _dot(normal, _minus(p, a)) ** 2 / jnp.where(is_over, area, 1.0)
 
-    def to_edge(edge: Vector, q: Vector) -> Array:
-        t = _dot(edge, q) / jnp.maximum(_dot(edge, edge), ZERO_AREA)
+    to_side = jnp.inf
+    for corner, side, square in zip((a, b, c), sides, squares, strict=True):
+        q = _minus(p, corner)
+        is_over = is_over & (_dot(_cross(normal, side), q) >= 0)
+        t = _dot(side, q) / jnp.where(square > 0, square, 1.0)
         t = jnp.clip(t, 0.0, 1.0)
-        rest = (q[0] - edge[0] * t, q[1] - edge[1] * t, q[2] - edge[2] * t)
-        return _dot(rest, rest)
-
-    to_plane = _dot(normal, pa) ** 2 / jnp.maximum(area, ZERO_AREA)
-    edges = jnp.minimum(jnp.minimum(to_edge(ab, pa), to_edge(bc, pb)), to_edge(ca, pc))
-    return jnp.where(is_over, to_plane, edges)
+        rest = _minus(q, (t * side[0], t * side[1], t * side[2]))
+        to_side = jnp.minimum(to_side, _dot(rest, rest))
+    return jnp.where(is_over, to_plane, to_side)
 
 
 def _solid_angle(p: Vector, a: Vector, b: Vector, c: Vector) -> Array:
@@ -137,20 +153,29 @@ def _solid_angle(p: Vector, a: Vector, b: Vector, c: Vector) -> Array:
 
 
 def _crossings(p: Vector, a: Vector, b: Vector, c: Vector) -> Array:
-    """Signed crossings of the +x ray: +1 where it leaves the body."""
-    y, z = p[1], p[2]
+    """Signed crossings of the +x ray: +1 where it leaves the body, -1 where it enters.
 
-    def edge(u: Vector, v: Vector) -> Array:
-        return (v[1] - u[1]) * (z - u[2]) - (v[2] - u[2]) * (y - u[1])
+    In the yz plane a side counts where the line z = p_z passes from its lower end
+    (included) to its upper one (excluded), at y > p_y. Both faces of a side compute
+    the same numbers, so that no ray slips between them or meets both.
+    """
+    turns = 0.0
+    for start, end in ((a, b), (b, c), (c, a)):
+        is_up = start[2] <= end[2]
+        low_y, high_y = _swap_unless(is_up, start[1], end[1])
+        low_z, high_z = _swap_unless(is_up, start[2], end[2])
+        is_passed = (low_z <= p[2]) & (p[2] < high_z)
+        slope = (high_y - low_y) / jnp.where(high_z > low_z, high_z - low_z, 1.0)
+        is_right = low_y + (p[2] - low_z) * slope > p[1]
+        turn = jnp.where(is_up, 1.0, -1.0)
+        turns = turns + jnp.where(is_passed & is_right, turn, 0.0)
+    # Now +1 where (p_y, p_z) is within a face that looks towards +x, -1 away from it.
+    normal = _cross(_minus(b, a), _minus(c, a))
+    return jnp.where(turns * _dot(normal, _minus(a, p)) > 0, turns, 0.0)
 
-    w0, w1, w2 = edge(b, c), edge(c, a), edge(a, b)
-    total = w0 + w1 + w2
-    is_out = (w0 >= 0) & (w1 >= 0) & (w2 >= 0) & (total > 0)
-    is_in = (w0 < 0) & (w1 < 0) & (w2 < 0)
-    x = w0 * a[0] + w1 * b[0] + w2 * c[0]
-    is_ahead = jnp.where(is_out, x > p[0] * total, x < p[0] * total)
-    turn = jnp.where(is_out, 1.0, -1.0)
-    return jnp.where(is_ahead & (is_out | is_in), turn, 0.0)
+
+def _swap_unless(condition: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    return jnp.where(condition, x, y), jnp.where(condition, y, x)
 
 
 def sample_surface(
@@ -174,7 +199,7 @@ def sample_surface(
 
 
 class SdfGrid(NamedTuple):
-    """Signed distances on a cubic lattice: value [i, j, k] at origin + pitch (i, j, k)."""
+    """Signed distances on a cubic lattice: [i, j, k] is at origin + pitch (i, j, k)."""
 
     values: Float[np.ndarray, "g g g"]
     origin: Float[np.ndarray, " 3"]
@@ -205,3 +230,38 @@ def grid_signed_distance(
     return value + jnp.where(
         is_beyond, jnp.sqrt(jnp.where(is_beyond, beyond, 1.0)), 0.0
     )
+
+
+def bake_grid(
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int[np.ndarray, "f 3"],
+    size: int,
+    margin: float,
+    *,
+    sign: str = "winding",
+) -> SdfGrid:
+    """Samples the signed distance of a mesh on size^3 points round it.
+
+    Args:
+      margin: metres left free on each side of the mesh's longest axis.
+      sign: as in `signed_distance`.
+    """
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    pitch = float((high - low).max() + 2 * margin) / (size - 1)
+    origin = (low + high) / 2 - pitch * (size - 1) / 2
+    axis = np.arange(size, dtype=np.float32) * pitch
+    lattice = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    points = lattice.reshape(-1, 3) + origin.astype(np.float32)
+    pad = -len(points) % BAKE_BLOCK
+    blocks = np.pad(points, ((0, pad), (0, 0))).reshape(-1, BAKE_BLOCK, 3)
+    values = _bake(blocks, vertices.astype(np.float32), faces, sign)
+    values = np.asarray(values).reshape(-1)[: len(points)].reshape(size, size, size)
+    return SdfGrid(values, origin.astype(np.float32), pitch)
+
+
+@functools.partial(jax.jit, static_argnames="sign")
+def _bake(blocks: Array, vertices: Array, faces: Array, sign: str) -> Array:
+    def one(block: Array) -> Array:
+        return signed_distance(block, vertices, faces, sign=sign)
+
+    return jax.lax.map(one, blocks)
