@@ -129,7 +129,7 @@ def joint_heatmap(batch: Batch, *, sigma_px: float) -> Float[Array, "b s s"]:
     has_hand = batch.has_hand[:, None, None]
     ahead = jnp.array([0.0, 0.0, REST_OBJECT_DEPTH])[None, None]
     joints = jnp.where(has_hand, batch.joints, ahead)
-    pixels = camera.project(joints, batch.intrinsics[:, None])
+    pixels = camera.project(joints, batch.intrinsics)
     cells = (pixels + 0.5) / HEATMAP_STRIDE - 0.5
     axis = jnp.arange(size, dtype=jnp.float32)
     x, y = (

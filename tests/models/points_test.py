@@ -11,8 +11,11 @@ RADIUS = 0.4
 EVERYWHERE = jnp.array([-1e6, -1e6, 1e6, 1e6])
 
 
+CENTRE = jnp.array([0.013, -0.027, 0.041])  # off the lattice: no two equal distances
+
+
 def sphere(points):
-    return jnp.sqrt(jnp.sum(points**2, axis=-1)) - RADIUS
+    return jnp.sqrt(jnp.sum((points - CENTRE[None]) ** 2, axis=-1)) - RADIUS
 
 
 def no_box(points):

@@ -1,0 +1,174 @@
+"""The whole network on toy inputs: shapes, switches, and what may influence what."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from homae_jax import losses
+from homae_jax.geometry import rotations
+from homae_jax.models.homae import Homae, aggregate_rotation, normalise_image
+from homae_jax.targets import compute_targets
+from tests import toy
+
+KEY = jax.random.key(0)
+
+
+def options(**changes):
+    base = toy.toy_model_options()
+    for section, values in changes.items():
+        base[section] = {**base[section], **values}
+    return base
+
+
+@functools.cache
+def toy_targets():
+    batch = toy.toy_batch()
+    return compute_targets(
+        KEY,
+        batch,
+        mano=toy.toy_mano(),
+        templates=toy.toy_templates(),
+        point_jitter=jnp.float32(0.03),
+        **toy.toy_target_options(),
+    )
+
+
+@functools.cache
+def run_plain(own_points):
+    return run(toy.toy_model_options(), own_points=own_points)
+
+
+def run(model_options, *, train=True, own_points=False, **keywords):
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    model = Homae(**model_options)
+    rngs = {"params": KEY, "mask": KEY, "dropout": KEY}
+    call = {
+        "targets": toy_targets(),
+        "own_points": own_points,
+        "train": train,
+        "mask_image": train,
+        "reconstruct": train,
+        **keywords,
+    }
+    variables = toy.toy_parameters(model, batch, mano, **call)
+    apply = jax.jit(lambda v: model.apply(v, batch, mano, **call, rngs=rngs))
+    return apply(variables), variables, model
+
+
+def test_homae_training_outputs_have_the_schemas_shapes():
+    out, _, _ = run_plain(False)
+    assert out.image.shape == (2, 64, 64, 3)
+    assert out.patch_mask.sum(axis=(1, 2)).tolist() == [4, 4]
+    assert out.hand_sdf_norm.shape == (2, 10)
+    assert out.hand_rotmat.shape == (2, 2, 16, 3, 3)
+    assert out.vote_logits.shape == (2, 2, 12, 20)
+    assert out.object_trans_root.shape == (1, 2, 8, 3)
+    chex.assert_tree_all_finite(out)
+
+
+def test_homae_inference_needs_no_label_of_pose():
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    _, variables, model = run_plain(False)
+    blank = batch._replace(
+        joints=jnp.full_like(batch.joints, jnp.nan),
+        hand_pose=jnp.full_like(batch.hand_pose, jnp.nan),
+        object_rotmat=jnp.full_like(batch.object_rotmat, jnp.nan),
+        object_trans=jnp.full_like(batch.object_trans, jnp.nan),
+        object_index=jnp.zeros_like(batch.object_index),
+    )
+    full, bare = (
+        jax.jit(lambda v, b: model.apply(v, b, mano))(variables, b)
+        for b in (batch, blank)
+    )
+    chex.assert_trees_all_equal(full, bare)
+    assert full.image is None and full.hand_sdf_norm is None
+
+
+def test_homae_traced_own_points_choose_between_both_kinds():
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    _, variables, model = run_plain(False)
+    targets = toy_targets()
+
+    @jax.jit
+    def points(own):
+        out = model.apply(variables, batch, mano, targets=targets, own_points=own)
+        return out.hand_points_norm
+
+    np.testing.assert_array_equal(points(jnp.array(False)), targets.hand_points_norm)
+    own = model.apply(variables, batch, mano).hand_points_norm
+    np.testing.assert_allclose(points(jnp.array(True)), own, atol=1e-5)
+
+
+SWITCHES = [
+    {"mask": {"enabled": False}},
+    {"mask": {"target": "hand_object", "fill": "zero"}},
+    {"mask": {"target": "uniform", "fill": "mean", "num_patches": 8}},
+    {"decoder": {"multiscale": False}},
+    {"fusion": {"explicit": False}},
+    {"fusion": {"sdf_sign": -1}},
+    {"heads": {"object_rotation": "axis_angle"}},
+    {"heads": {"cross_points": True}},
+    {"points": {"sampler": "coarse_to_fine", "refine_share": 0.5}},
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_homae_switches_work_and_change_the_answer(switch):
+    own = "points" in switch
+    changed, _, _ = run(options(**switch), own_points=own)
+    plain, _, _ = run_plain(own)
+    chex.assert_tree_all_finite(changed)
+    answers = [(x.object_trans, x.object_rotmat, x.joints) for x in (changed, plain)]
+    assert any(not np.allclose(a, b, atol=1e-7) for a, b in zip(*answers, strict=True))
+
+
+def test_homae_gradients_are_finite_and_reach_every_parameter():
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    _, variables, model = run_plain(False)
+    targets = toy_targets()
+    weights = dict.fromkeys(
+        [*losses.GROUPS, *(n for g in losses.GROUPS.values() for n in g)], 1.0
+    )
+
+    def loss(params):
+        out = model.apply(
+            {"params": params},
+            batch,
+            mano,
+            targets=targets,
+            own_points=False,
+            train=True,
+            mask_image=True,
+            reconstruct=True,
+            rngs={"mask": KEY, "dropout": KEY},
+        )
+        return losses.total_loss(
+            out, targets, batch, weights=weights, rotation="matrix", sdf_clamp=0.15,
+            scale=3.1,
+        )[0]  # fmt: skip
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    chex.assert_tree_all_finite(gradients)
+    flat, _ = jax.tree_util.tree_flatten_with_path(gradients)
+    dead = [jax.tree_util.keystr(path) for path, g in flat if not jnp.any(g != 0)]
+    # A softmax ignores what is added to all keys; the queries' content starts at zero.
+    untouched = ("['key']['bias']", "['decoder_0']['self']")
+    assert not [d for d in dead if not any(u in d for u in untouched)]
+
+
+def test_normalise_image_matches_imagenet_statistics():
+    image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
+    expected = (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalise_image(image)[0, 0, 0], expected, rtol=1e-5)
+
+
+def test_aggregate_rotation_is_the_common_vote():
+    rotmat = rotations.random_rotmat(KEY, (3,))
+    votes = jnp.repeat(rotations.rotmat_to_rot6d(rotmat)[:, None], 5, axis=1)
+    np.testing.assert_allclose(aggregate_rotation(votes), rotmat, atol=1e-5)
+    aa = jnp.repeat(rotations.rotmat_to_aa(rotmat)[:, None], 5, axis=1)
+    np.testing.assert_allclose(aggregate_rotation(aa), rotmat, atol=1e-5)
