@@ -6,6 +6,7 @@ bottom-left corner of the picture. Metres; model frame unless said otherwise.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,11 @@ class DrawMesh:
     faces: Int[np.ndarray, "f 3"]
     is_static: bool  # the same in many pictures: worth keeping on the device
 
+    @functools.cached_property
+    def bounds(self) -> Float[np.ndarray, "2 3"]:
+        """Lower and upper corner of the axis-aligned box."""
+        return np.stack([self.positions.min(axis=0), self.positions.max(axis=0)])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Material:
@@ -51,7 +57,7 @@ class Model:
     material: Material
     surface_points: Float[np.ndarray, "p 3"]  # evenly spread, for quick visibility
 
-    @property
+    @functools.cached_property
     def bounds(self) -> Float[np.ndarray, "2 3"]:
         """Lower and upper corner of the axis-aligned box."""
         return np.stack([self.vertices.min(axis=0), self.vertices.max(axis=0)])

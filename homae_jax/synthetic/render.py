@@ -158,8 +158,7 @@ def stage_bounds(
     for part in stage.parts:
         if not part.casts_shadow:
             continue
-        low, high = part.mesh.positions.min(axis=0), part.mesh.positions.max(axis=0)
-        box = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1)
+        box = np.stack(np.meshgrid(*part.mesh.bounds.T), axis=-1)
         rotation, shift = part.cam_T_mesh[:3, :3], part.cam_T_mesh[:3, 3]
         corners.append(box.reshape(-1, 3) @ rotation.T + shift)
     points = np.concatenate(corners)

@@ -1,0 +1,363 @@
+"""Makes a world of hands and objects to learn from, in a public data set's layout.
+
+Examples:
+
+  # 2,000 training and 400 evaluation frames in the layout of HO-3D v2
+  python -m homae_jax.synthesize --out=/data/synthetic --num_train=2000 --num_eval=400
+
+  # easier to learn from: cameras within 30 degrees of the mean view, JPEG pictures
+  python -m homae_jax.synthesize --out=/data/cone --num_train=2000 --num_eval=400 \\
+      --view_cone_deg=30 --image_format=jpg
+
+  # evaluate on objects and people that training never shows
+  python -m homae_jax.synthesize --out=/data/unseen --num_train=9000 --num_eval=900 \\
+      --unseen
+
+  # real YCB models (<name>/textured_simple.obj), which you have to download yourself
+  python -m homae_jax.synthesize --out=/data/ycb --models=/data/YCB_Video_Models \\
+      --num_train=9000 --num_eval=900
+
+An interrupted run goes on when the same command is given again; a finished one returns
+at once. The same seed gives the same labels, whatever the number of workers. Nothing
+made here derives from MANO, HO-3D or YCB files, unless --models names some.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+import homae_jax
+from homae_jax.errors import UserError
+from homae_jax.objects.ycb import YCB_NAMES
+from homae_jax.progress import progress_bar
+from homae_jax.synthetic import production, scenes, writers
+
+LAYOUTS = ("ho3d",)
+MODEL_FILES = ("textured_simple.*", "texture_map.*", "points.xyz")
+LICENCE = (
+    "Made by homae_jax (Apache-2.0) from procedural hands, objects and textures. "
+    "No MANO, HO-3D or YCB data inside, unless settings.models names a folder: then "
+    "the pictures show those models and their licence (YCB: CC BY 4.0) applies."
+)
+
+_OUT = flags.DEFINE_string("out", None, "Folder to write; made if absent.")
+_LAYOUT = flags.DEFINE_enum("layout", "ho3d", LAYOUTS, "Whose layout to write.")
+_NUM_TRAIN = flags.DEFINE_integer("num_train", 2000, "Training frames.", 0)
+_NUM_EVAL = flags.DEFINE_integer("num_eval", 400, "Evaluation frames.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", 0)
+_MODELS = flags.DEFINE_string(
+    "models", None, "Real YCB models, <name>/textured_simple.obj; else procedural ones."
+)
+_OBJECTS = flags.DEFINE_enum(
+    "objects", "all", ("all", "ho3d"), "Objects in training: all 20, or HO-3D's nine."
+)
+_UNSEEN = flags.DEFINE_bool(
+    "unseen", False, "No object and no person of the evaluation shows in training."
+)
+_VIEW_CONE_DEG = flags.DEFINE_float(
+    "view_cone_deg",
+    180.0,
+    "Cameras stand within this angle of the mean view; 180: anywhere on the sphere.",
+    lower_bound=0.0,
+    upper_bound=180.0,
+)
+_ROLL_DEG = flags.DEFINE_float(
+    "roll_deg", 15.0, "In-plane rotation, uniform within +- this.", 0.0, 180.0
+)
+_HEAVY_SHARE = flags.DEFINE_float(
+    "heavy_share",
+    0.3,
+    "Share of frames in which less than 0.6 of the hand or of the object is visible.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+_IMAGE_FORMAT = flags.DEFINE_enum(
+    "image_format",
+    "png",
+    writers.IMAGE_FORMATS,
+    "png as HO-3D v2; jpg as v3, smaller and faster.",
+)
+_RENDERER = flags.DEFINE_enum(
+    "renderer", "auto", ("auto", "gl", "cpu"), "auto: OpenGL if EGL works, else numpy."
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Render processes; 0: none but this; default: one per core.", 0
+)
+
+
+def synthesize(
+    out: str | os.PathLike,
+    num_train: int,
+    num_eval: int,
+    seed: int = 0,
+    *,
+    layout: str = "ho3d",
+    models: str | None = None,
+    objects: str = "all",
+    unseen: bool = False,
+    view_cone_deg: float = 180.0,
+    roll_deg: float = 15.0,
+    heavy_share: float = 0.3,
+    image_format: str = "png",
+    renderer: str = "auto",
+    workers: int | None = None,
+) -> Path:
+    """Makes the data set, or what is missing of it; returns its folder.
+
+    The flags of this module say what the arguments mean.
+
+    Raises:
+      UserError: the folder holds something else, or a setting makes no sense.
+    """
+    root = Path(out).expanduser().resolve()
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r}: use one of {', '.join(LAYOUTS)}")
+    if num_train + num_eval < 1:
+        raise UserError("num_train and num_eval are both 0: nothing to make")
+    settings = {
+        "layout": layout,
+        "num_train": num_train,
+        "num_eval": num_eval,
+        "seed": seed,
+        "models": str(Path(models).expanduser().resolve()) if models else None,
+        "objects": objects,
+        "unseen": unseen,
+        "view_cone_deg": float(view_cone_deg),
+        "roll_deg": float(roll_deg),
+        "heavy_share": float(heavy_share),
+        "image_format": image_format,
+    }
+    if _is_complete(root, settings):
+        return root
+    world = root / ".world"
+    if not (world / "world.json").is_file():
+        _prepare(root, world, settings, renderer)
+    clips = production.load_clips(world)
+    _produce(world, clips, _default_workers() if workers is None else workers)
+    _finish(root, world, clips, settings)
+    return root
+
+
+def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds just this, finished; claims it if it is empty."""
+    record = root / "synthetic.json"
+    if record.is_file():
+        found = json.loads(record.read_text())
+        for key, value in settings.items():
+            if found["settings"].get(key) != value:
+                raise UserError(
+                    f"{root}: holds a world with {key}={found['settings'].get(key)}, "
+                    f"not {value}; choose another --out or remove the folder"
+                )
+        return found["is_complete"]
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(
+            f"{root}: is not empty and no synthetic world; choose another --out"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    _write_record(root, settings, is_complete=False)
+    return False
+
+
+def _write_record(root: Path, settings: dict[str, Any], **facts: Any) -> None:
+    record = {
+        "version": homae_jax.__version__,
+        "settings": settings,
+        **facts,
+        "licence": LICENCE,
+    }
+    writers.write_text(root / "synthetic.json", json.dumps(record, indent=2) + "\n")
+
+
+def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -> None:
+    """Makes hand, models, plan and grasps: all that needs JAX."""
+    models_dir = root / "models"
+    _say("objects")
+    if settings["models"]:
+        _copy_models(Path(settings["models"]), models_dir)
+    else:
+        from homae_jax.synthetic.object_models import write_object_models
+
+        write_object_models(models_dir)
+    names = sorted(p.parent.name for p in models_dir.glob("*/textured_simple.obj"))
+    clips = writers.plan_ho3d(
+        settings["num_train"],
+        settings["num_eval"],
+        object_names=names,
+        objects=settings["objects"],
+        unseen=settings["unseen"],
+    )
+    _say("hand")
+    hand_model = _write_hand(root / "mano")
+    grasps = _make_grasps(hand_model, models_dir, clips, settings["seed"])
+    options = {key: settings[key] for key in scenes.SceneOptions._fields}
+    production.save_world(
+        world,
+        root=root,
+        models_dir=models_dir,
+        hand=_hand_shape(hand_model),
+        grasps=grasps,
+        clips=clips,
+        clutter_names=_clutter_names(clips, is_shared=not settings["unseen"]),
+        options=scenes.SceneOptions(**options),
+        image_format=settings["image_format"],
+        renderer=renderer,
+    )
+    writers.Ho3dWriter(root).make_folders(clips)
+
+
+def _copy_models(source: Path, target: Path) -> None:
+    """Copies what readers need of every model in a folder of YCB models."""
+    if not source.is_dir():
+        raise UserError(f"--models={source}: no such folder")
+    objs = sorted(source.glob("*/textured_simple.obj"))
+    known = [obj for obj in objs if obj.parent.name in YCB_NAMES.values()]
+    if not known:
+        raise UserError(
+            f"--models={source}: holds no <name>/textured_simple.obj with a YCB name "
+            "such as 003_cracker_box"
+        )
+    for obj in known:
+        folder = target / obj.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in MODEL_FILES:
+            for file in obj.parent.glob(pattern):
+                shutil.copyfile(file, folder / file.name)
+
+
+def _write_hand(folder: Path) -> dict[str, Any]:
+    """Makes the hand and writes it as MANO_RIGHT.pkl, mirrored as MANO_LEFT.pkl."""
+    from homae_jax.hand.mano_files import write_mano_pkl
+    from homae_jax.synthetic.hand_model import build_hand, mirror_hand
+
+    model = build_hand()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_mano_pkl(model, folder / "MANO_RIGHT.pkl")
+    write_mano_pkl(mirror_hand(model), folder / "MANO_LEFT.pkl")
+    return model
+
+
+def _hand_shape(model: dict[str, Any]) -> scenes.HandShape:
+    from homae_jax.hand.mano import FINGERTIPS
+    from homae_jax.hand.mano_files import WRIST_LOOP, close_wrist
+
+    thumb, index, middle, ring, little = FINGERTIPS["smplx"]
+    return scenes.HandShape(
+        template_vertices=np.asarray(model["v_template"], np.float64),
+        closed_faces=np.asarray(close_wrist(np.asarray(model["f"])), np.int32),
+        joints=np.asarray(model["J"], np.float64),
+        tip_ids=np.array([index, middle, little, ring, thumb]),
+        wrist_loop=np.array(WRIST_LOOP),
+    )
+
+
+def _make_grasps(
+    model: dict[str, Any], models_dir: Path, clips: Sequence[scenes.Clip], seed: int
+) -> scenes.Grasps:
+    raise NotImplementedError
+
+
+def _clutter_names(
+    clips: Sequence[scenes.Clip], *, is_shared: bool
+) -> dict[str, tuple[str, ...]]:
+    """What may lie about: in training, nothing that only the evaluation holds."""
+    held = {
+        split: {clip.object_name for clip in clips if clip.split == split}
+        for split in ("train", "evaluation")
+    }
+    if is_shared:
+        held["evaluation"] |= held["train"]
+    return {split: tuple(sorted(names)) for split, names in held.items()}
+
+
+def _produce(world: Path, clips: Sequence[scenes.Clip], workers: int) -> None:
+    """Draws the backgrounds, then the frames that are still missing."""
+    backgrounds = {
+        split: int(np.clip(num // 8, 4, 64))
+        for split in ("train", "evaluation")
+        if (num := sum(len(c.numbers) for c in clips if c.split == split))
+    }
+    with production.Crew(world, workers) as crew:
+        todo = production.missing_backgrounds(world, backgrounds)
+        for _ in progress_bar(crew.run(todo), total=len(todo), desc="backgrounds"):
+            pass
+        todo = production.missing_frames(world, clips)
+        frames = (
+            frame
+            for chunk in crew.run(todo)
+            for frame in range(chunk.start, chunk.stop)
+        )
+        total = sum(chunk.stop - chunk.start for chunk in todo)
+        for _ in progress_bar(frames, total=total, desc="frames"):
+            pass
+
+
+def _finish(
+    root: Path, world: Path, clips: Sequence[scenes.Clip], settings: dict[str, Any]
+) -> None:
+    """Writes the lists and the record, then drops the scaffolding."""
+    visibility, truth = production.read_results(world, clips)
+    writers.Ho3dWriter(root).write_lists(clips, visibility, truth)
+    shares = {}
+    for split in ("train", "evaluation"):
+        own = [v for key, v in visibility.items() if key.startswith(f"{split}/")]
+        if own:
+            least = np.concatenate(own).min(axis=1)
+            share = np.mean(least < scenes.HEAVY_BELOW)
+            shares[split] = round(float(share), 4)
+    _write_record(root, settings, is_complete=True, share_of_heavy_occlusion=shares)
+    shutil.rmtree(world)
+
+
+def _default_workers() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _say(text: str) -> None:
+    print(f"synthesize: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `synthesize` with the flags."""
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+        if not _OUT.value:
+            raise UserError("--out: missing; name the folder to write")
+        root = synthesize(
+            _OUT.value,
+            _NUM_TRAIN.value,
+            _NUM_EVAL.value,
+            _SEED.value,
+            layout=_LAYOUT.value,
+            models=_MODELS.value,
+            objects=_OBJECTS.value,
+            unseen=_UNSEEN.value,
+            view_cone_deg=_VIEW_CONE_DEG.value,
+            roll_deg=_ROLL_DEG.value,
+            heavy_share=_HEAVY_SHARE.value,
+            image_format=_IMAGE_FORMAT.value,
+            renderer=_RENDERER.value,
+            workers=_WORKERS.value,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from here")
+        return 130
+    print(root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))
