@@ -92,8 +92,8 @@ class HandSkin:
         colour = colour + (layers["palm"] * palm)[..., None] * (SKIN_TONES[1] - colour)
         colour = colour * (1 + layers["redness"][..., None] * TIP_REDNESS)
         colour = colour * (1 - layers["crease"][..., None] * np.array([0.3, 0.36, 0.4]))
-        nail_colour = 0.55 * colour + 0.45 * np.array([0.93, 0.74, 0.70])
-        edge_colour = 0.35 * colour + 0.65 * np.array([0.97, 0.93, 0.88])
+        nail_colour = 0.6 * colour + 0.4 * np.array([0.95, 0.72, 0.68])
+        edge_colour = 0.5 * colour + 0.5 * np.array([0.97, 0.93, 0.88])
         colour = _mix(colour, nail_colour, layers["nail"])
         colour = _mix(colour, edge_colour, layers["nail_edge"])
         texture = (np.clip(colour, 0, 1) * 255).astype(np.uint8)
@@ -181,23 +181,23 @@ def _joint_lines(points, normals, bones, joint, dorsal):
 def _nail(points, normals, tip, along, dorsal):
     """Masks of the nail plate and of its free edge."""
     across = np.cross(along, dorsal)
-    local = points - (tip - 0.0035 * along)
-    x, y = local @ across / 0.0052, local @ along / 0.0062
+    local = points - (tip - 0.0075 * along)
+    x, y = local @ across / 0.0050, local @ along / 0.0060
     radius = (np.abs(x) ** 2.6 + np.abs(y) ** 2.6) ** (1 / 2.6)
-    faces_up = (normals @ dorsal > 0.15) & (local @ dorsal > 0.0)
+    faces_up = (normals @ dorsal > 0.25) & (local @ dorsal > 0.0)
     plate = np.clip((1 - radius) / 0.12, 0, 1) * faces_up
     return plate, plate * np.clip((y - 0.62) / 0.1, 0, 1)
 
 
 def _palm_lines(points, palm, joints):
-    """The three long lines of the palm: two arcs round the thumb, one above them."""
+    """Two long lines of the palm: round the ball of the thumb, below the fingers."""
     result = np.zeros(palm.shape)
-    centres = (joints[13], joints[13] + [0.0, 0.0, 0.006], joints[7] + [-0.02, 0, 0])
-    radii = (0.042, 0.060, 0.047)
+    centres = (joints[13], joints[4] + [-0.062, 0.0, 0.0])
+    radii = (0.042, 0.080)
     for centre, radius in zip(centres, radii, strict=True):
         flat = (points - centre)[..., [0, 2]]
         distance = np.linalg.norm(flat, axis=-1) - radius
-        result += 0.6 * np.exp(-((distance / 0.0009) ** 2)) * (palm > 0.7)
+        result += 0.4 * np.exp(-((distance / 0.0009) ** 2)) * (palm > 0.7)
     inside = (points[..., 0] > joints[1, 0] - 0.002) & (
         points[..., 0] < joints[0, 0] - 0.02
     )
