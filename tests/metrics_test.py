@@ -67,7 +67,6 @@ def test_hand_metrics_of_the_truth_are_perfect(protocol):
         is_share = "auc" in name or "f_" in name
         # An aligned 0 is a rounding error, which misses the threshold at 0 alone.
         tolerance = 0.5 / 99 + 1e-6 if "auc" in name else 3e-7
-        tolerance = 2e-4 if "auc" in name else 3e-7  # aligned zeros are not quite 0
         np.testing.assert_allclose(
             values, float(is_share), atol=tolerance, err_msg=name
         )
