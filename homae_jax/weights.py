@@ -1,0 +1,159 @@
+"""Parameters as files to hand on: safetensors, the configuration, orbax, hashes.
+
+An export is a folder:
+
+* ``parameters.safetensors``: every parameter, named by its path ("vit/pos_embed");
+* ``config.json``: the whole configuration the parameters were trained with;
+* ``checkpoint/``: the same parameters for orbax's StandardCheckpointer;
+* ``manifest.json``: sha256 and size of each file above, the step, the version.
+
+Array files carry no checksum of their own, so a flipped bit would load in silence:
+`load_export` compares every hash first.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from safetensors import numpy as safetensors
+
+from homae_jax.errors import UserError
+
+FORMAT = "homae_jax export"
+VERSION = 1
+PARAMETERS = "parameters.safetensors"
+CONFIG = "config.json"
+MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint"
+
+
+class Export(NamedTuple):
+    """What an export holds."""
+
+    params: dict[str, Any]  # nested, numpy arrays
+    config_json: str
+    step: int
+
+
+def is_export(directory: str | Path) -> bool:
+    """Whether a folder looks like one of ours."""
+    return (Path(directory) / MANIFEST).is_file()
+
+
+def write_export(
+    directory: str | Path,
+    params: Mapping[str, Any],
+    *,
+    config_json: str,
+    step: int,
+    overwrite: bool = False,
+) -> Path:
+    """Writes an export; a reader never sees half of one.
+
+    Raises:
+      UserError: the folder exists (without `overwrite`), or holds something else.
+    """
+    target = Path(directory).absolute()
+    if target.exists() and any(target.iterdir()):
+        if not is_export(target):
+            raise UserError(f"{target}: exists and is no export; choose another --out")
+        if not overwrite:
+            raise UserError(f"{target}: holds an export; add --overwrite to replace it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        _write_files(part, params, config_json=config_json, step=step)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _write_files(
+    folder: Path, params: Mapping[str, Any], *, config_json: str, step: int
+) -> None:
+    host = jax.tree.map(np.asarray, dict(params))
+    flat = traverse_util.flatten_dict(host, sep="/")
+    contiguous = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    safetensors.save_file(contiguous, folder / PARAMETERS, metadata={"format": "np"})
+    (folder / CONFIG).write_text(config_json)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / CHECKPOINT, host)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": int(step),
+        "num_parameters": int(sum(value.size for value in flat.values())),
+        "files": {
+            path.relative_to(folder).as_posix(): {
+                "sha256": _sha256(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in files
+        },
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def load_export(directory: str | Path) -> Export:
+    """Reads an export after comparing every hash.
+
+    Raises:
+      UserError: no export, another version, a file missing or altered.
+    """
+    folder = Path(directory)
+    manifest = _read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the export; copy it again")
+        if _sha256(path) != expected["sha256"]:
+            raise UserError(
+                f"{path}: differs from its hash in {MANIFEST}; copy or export it again"
+            )
+    flat = safetensors.load_file(folder / PARAMETERS)
+    return Export(
+        params=traverse_util.unflatten_dict(flat, sep="/"),
+        config_json=(folder / CONFIG).read_text(),
+        step=int(manifest["step"]),
+    )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not is_export(folder):
+        raise UserError(f"{folder}: no {MANIFEST} here; not a folder made by export")
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        known = manifest["format"] == FORMAT and {PARAMETERS, CONFIG} <= set(
+            manifest["files"]
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); export again") from error
+    if not known:
+        raise UserError(f"{path}: not the manifest of an export")
+    if manifest["version"] != VERSION:
+        raise UserError(
+            f"{path}: version {manifest['version']}, this program reads {VERSION}"
+        )
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
