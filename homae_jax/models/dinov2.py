@@ -161,7 +161,7 @@ def make_encoder(
             f"{sizes.patch} px"
         )
     _check_attention(attention, dtype)
-    return _make_vit(
+    return make_vit(
         sizes,
         image_size,
         attention=attention,
@@ -412,13 +412,14 @@ def expected_shapes(sizes: Variant, grid: int) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of a variant at a grid; keys joined by "/"."""
     size = grid * sizes.patch
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    init = _make_vit(sizes, size).init
+    init = make_vit(sizes, size).init
     shapes = jax.eval_shape(lambda x: init(jax.random.key(0), x, train=False), image)
     flat = traverse_util.flatten_dict(shapes["params"], sep="/")
     return {key: leaf.shape for key, leaf in flat.items()}
 
 
-def _make_vit(sizes: Variant, image_size: int, **options: Any) -> Vit:
+def make_vit(sizes: Variant, image_size: int, **options: Any) -> Vit:
+    """The encoder of given sizes, unchecked; see `make_encoder`."""
     fields = sizes._asdict()
     del fields["position_offset"], fields["position_antialias"]
     return Vit(image_size=image_size, **fields, **options)
