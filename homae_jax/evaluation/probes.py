@@ -43,24 +43,22 @@ def masked_errors(
 def near_surface(
     key: Array,
     vertices: Float[Array, "b v 3"],
-    faces: Int[Array, "f 3"] | Int[Array, "b f 3"],
+    faces: Int[Array, "b f 3"],
     *,
     num: int,
     sigma: float,
-) -> tuple[Float[Array, "b p 3"], Float[Array, "b p"]]:
-    """Points scattered about closed surfaces, and their signed distances.
+) -> Float[Array, "b p 3"]:
+    """Points scattered about closed surfaces.
 
     Args:
       sigma: standard deviation of the scatter per axis, metres.
     """
-    faces = jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape[-2:]))
     surface_key, noise_key = jax.random.split(key)
     keys = jax.random.split(surface_key, vertices.shape[0])
     on_surface = jax.vmap(mesh_sdf.sample_surface, in_axes=(0, 0, 0, None))(
         keys, vertices, faces, num
     )
-    points = on_surface + sigma * jax.random.normal(noise_key, on_surface.shape)
-    return points, mesh_sdf.signed_distance_batch(points, vertices, faces)
+    return on_surface + sigma * jax.random.normal(noise_key, on_surface.shape)
 
 
 def sign_shares(
