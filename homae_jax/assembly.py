@@ -7,6 +7,9 @@ or from a checkpoint; the latter is JSON, never code.
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +26,6 @@ from homae_jax.models.homae import Homae
 from homae_jax.objects.templates import load_templates
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import Batch, ObjectTemplates
-from homae_jax.synthesize import synthesize
 from homae_jax.targets import compute_targets
 
 DATASETS = ("ho3d", "synthetic")
@@ -52,7 +54,16 @@ def config_from_json(text: str, *, origin: str) -> ml_collections.ConfigDict:
         ) from error
     if not isinstance(values, dict) or "model" not in values:
         raise UserError(f"{origin}: holds no configuration of this project")
-    return ml_collections.ConfigDict(values)
+    return ml_collections.ConfigDict(_with_tuples(values))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists back to the tuples that JSON made them from."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return tuple(_with_tuples(each) for each in value)
+    return value
 
 
 def data_paths(config: ml_collections.ConfigDict) -> DataPaths:
@@ -79,14 +90,7 @@ def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
         )
     paths = data_paths(config)
     if config.data.dataset == "synthetic":
-        world = config.synthetic
-        synthesize(
-            out=paths.root,
-            num_train=world.num_train,
-            num_eval=world.num_eval,
-            seed=world.seed,
-            view_cone_deg=world.view_cone_deg,
-        )
+        _make_world(paths.root, **config.synthetic)
     for key, path in (
         ("data.root", paths.root),
         ("data.models", paths.models),
@@ -95,6 +99,23 @@ def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
         if not path.exists():
             raise UserError(f"{path}: not found; set --config.{key}=PATH")
     return paths
+
+
+def _make_world(root: Path, **settings: Any) -> None:
+    """Runs `python -m homae_jax.synthesize`, which returns at once when all is there.
+
+    A process of its own: it forks renderers and must not take the accelerator.
+    """
+    command = [sys.executable, "-m", "homae_jax.synthesize", f"--out={root}"]
+    command += [f"--{key}={value}" for key, value in settings.items()]
+    package = str(Path(__file__).resolve().parents[1])
+    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": search}
+    if subprocess.run(command, env=environment, check=False).returncode:
+        raise UserError(
+            f"{root}: the synthetic world could not be made (its own message is above); "
+            "another folder: --config.data.root=PATH"
+        )
 
 
 def build_mano(config: ml_collections.ConfigDict) -> ManoModel:
@@ -113,10 +134,14 @@ def build_templates(
             f"{models}: holds no YCB model (such as 006_mustard_bottle); "
             "set --config.data.models=PATH"
         )
-    templates, names = load_templates(
-        models, names, cache_dir=Path(models) / ".cache" / "templates"
-    )
+    templates, names = load_templates(models, names, cache_dir=_cache_dir())
     return jax.tree.map(jnp.asarray, templates), tuple(names)
+
+
+def _cache_dir() -> Path:
+    """Where what is made of files is kept, by the files' contents."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "homae_jax" / "templates"
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Ho3dSource:
