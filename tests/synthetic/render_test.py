@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import moderngl
 import numpy as np
 import pytest
@@ -189,3 +192,12 @@ def test_through_lens_is_repeatable_and_keeps_the_mean():
     np.testing.assert_array_equal(once, again)
     assert 0.3 < once.std() < 6
     assert abs(once.mean() - 128) < 0.7
+
+
+def test_render_processes_import_no_jax():
+    code = (
+        "import sys, homae_jax.synthetic.worker; "
+        "print({m.split('.')[0] for m in sys.modules} & {'jax', 'jaxlib', 'flax'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
