@@ -113,7 +113,7 @@ def _make_world(root: Path, **settings: Any) -> None:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": search}
     if subprocess.run(command, env=environment, check=False).returncode:
         raise UserError(
-            f"{root}: the synthetic world could not be made (its own message is above); "
+            f"{root}: the synthetic world could not be made (see above); "
             "another folder: --config.data.root=PATH"
         )
 
