@@ -165,10 +165,10 @@ def test_mask_raises_on_impossible_counts(options, text):
 
 
 def test_unknown_names_raise():
-    with pytest.raises(UserError, match="model.mask.target='face'"):
+    with pytest.raises(UserError, match="target='face'"):
         masking.target_box("face", jnp.zeros(4), jnp.zeros(4))
     image, mask = jnp.zeros((56, 56, 3)), jnp.zeros((2, 2), bool)
-    with pytest.raises(UserError, match="model.mask.fill='red'"):
+    with pytest.raises(UserError, match="fill='red'"):
         masking.apply_mask(jax.random.key(0), image, mask, patch=28, fill="red")
     with pytest.raises(UserError, match="does not tile"):
         masking.apply_mask(jax.random.key(0), image, mask, patch=27, fill="zero")

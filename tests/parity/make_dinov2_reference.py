@@ -1,9 +1,9 @@
 """Makes tests/parity/data/dinov2_reference.npz from the public implementation.
 
-Run with torch and transformers installed: `python -m tests.parity.make_dinov2_reference`
-from the repository root. Models are tiny and random; arrays are named
-`<case>/state/<key>`, `<case>/image` (NHWC) and `<case>/<stage>`. Position embeddings are
-resized by `torch.nn.functional.interpolate` with DINOv2's arguments.
+Run with torch and transformers installed, from the repository root:
+`python -m tests.parity.make_dinov2_reference`. Models are tiny and random; arrays are
+named `<case>/state/<key>`, `<case>/image` (NHWC) and `<case>/<stage>`. Position
+embeddings are resized by `torch.nn.functional.interpolate` with DINOv2's arguments.
 """
 
 import tempfile

@@ -1,0 +1,161 @@
+"""Turns public weights and models into this project's own files.
+
+    python -m homae_jax.convert dinov2 --src model.safetensors --out vitb14.safetensors
+    python -m homae_jax.convert mano --src MANO_RIGHT.pkl --out mano_right.npz
+
+`dinov2` reads the Hub's model.safetensors, the official .pth (needs PyTorch) or timm's
+file and writes .npz or .safetensors, with the position embedding at the file's own
+size; `model.encoder.weights` accepts the source and the result alike. `mano` reads
+MANO's official pickle without executing anything in it and writes .npz.
+
+The output appears whole or not at all; an existing file needs --overwrite. A
+foreseeable mistake ends in one line and exit status 2.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from homae_jax.errors import UserError
+from homae_jax.hand import mano_files
+from homae_jax.models import dinov2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one conversion; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        message = options.convert(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(message)
+    return 0
+
+
+def convert_dinov2(
+    source: str | Path, out: str | Path, *, variant: str = "", overwrite: bool = False
+) -> str:
+    """Converts DINOv2 weights; returns the variant found.
+
+    Args:
+      variant: if given, the one that the file must hold.
+
+    Raises:
+      UserError: an unreadable or unfit source, or an output that may not be written.
+    """
+    _check_output(out, (".npz", ".safetensors"), overwrite=overwrite)
+    if variant:
+        dinov2.find_variant(variant)
+    state, metadata = dinov2.read_weights(source)
+    found = dinov2.detect_variant(state, source)
+    if variant and found != variant:
+        raise UserError(f"{source} holds {found}, not {variant}")
+    dinov2.check_image_statistics(source, metadata)
+    sizes = dinov2.VARIANTS[found]
+    flat = dinov2.convert_state(state, sizes, name=str(source))
+    metadata = {
+        "format": "homae_jax dinov2",
+        "variant": found,
+        "image_mean": dinov2.IMAGE_MEAN,
+        "image_std": dinov2.IMAGE_STD,
+    }
+    _write_atomically(out, lambda path: _write_arrays(path, flat, metadata))
+    return found
+
+
+def convert_mano(
+    source: str | Path, out: str | Path, *, side: str = "right", overwrite: bool = False
+) -> None:
+    """Converts a MANO model.
+
+    Args:
+      side: "right" or "left"; the file must hold that hand.
+
+    Raises:
+      UserError: an unreadable or unfit source, or an output that may not be written.
+    """
+    _check_output(out, (".npz",), overwrite=overwrite)
+    model = mano_files.load_mano(source, side=side)
+    _write_atomically(out, lambda path: mano_files.save_mano_npz(model, path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m homae_jax.convert",
+        description="Turns public weights and models into this project's own files.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    encoder = kinds.add_parser("dinov2", help="DINOv2 weights -> .npz or .safetensors")
+    encoder.add_argument("--variant", default="", help="refuse any other variant")
+    encoder.set_defaults(convert=_run_dinov2)
+    hand = kinds.add_parser("mano", help="official MANO pickle -> .npz")
+    hand.add_argument("--side", choices=("right", "left"), default="right")
+    hand.set_defaults(convert=_run_mano)
+    for kind in (encoder, hand):
+        kind.add_argument("--src", required=True, help="file to read")
+        kind.add_argument("--out", required=True, help="file to write")
+        kind.add_argument("--overwrite", action="store_true")
+    return parser
+
+
+def _run_dinov2(options: argparse.Namespace) -> str:
+    found = convert_dinov2(
+        options.src, options.out, variant=options.variant, overwrite=options.overwrite
+    )
+    return f"{options.out}: DINOv2 {found} (model.encoder.variant={found})"
+
+
+def _run_mano(options: argparse.Namespace) -> str:
+    convert_mano(
+        options.src, options.out, side=options.side, overwrite=options.overwrite
+    )
+    return f"{options.out}: MANO {options.side} hand"
+
+
+def _check_output(
+    out: str | Path, suffixes: tuple[str, ...], *, overwrite: bool
+) -> None:
+    out = Path(out)
+    if out.suffix not in suffixes:
+        raise UserError(f"--out={out}: must end in {' or '.join(suffixes)}")
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: no folder {out.parent}; make it first")
+    if out.exists() and not overwrite:
+        raise UserError(f"--out={out} exists already: pass --overwrite to replace it")
+
+
+def _write_atomically(out: str | Path, write: Callable[[Path], None]) -> None:
+    """Writes beside the target under another name, then renames."""
+    out = Path(out)
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert_") as folder:
+            partial = Path(folder) / out.name
+            write(partial)
+            os.replace(partial, out)
+    except OSError as error:
+        raise UserError(
+            f"--out={out} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, object]
+) -> None:
+    text = json.dumps(metadata)
+    if path.suffix == ".npz":
+        np.savez(path, **arrays, **{dinov2.METADATA_KEY: np.array(text)})
+    else:
+        save_file(dict(arrays), path, metadata={dinov2.METADATA_KEY: text})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

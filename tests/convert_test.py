@@ -1,0 +1,179 @@
+"""The convert entry point: what it writes, and what it refuses to."""
+
+import pickle
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from homae_jax import convert
+from homae_jax.hand import mano_files
+from homae_jax.models import dinov2
+
+SIZES = dinov2.Variant(4, 16, 1, 2, 32)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Weights of a tiny variant under the Hub's names."""
+    monkeypatch.setattr(dinov2, "VARIANTS", {**dinov2.VARIANTS, "tiny": SIZES})
+    rng = np.random.default_rng(0)
+    shapes = {
+        "embeddings.cls_token": (1, 1, 16),
+        "embeddings.mask_token": (1, 16),
+        "embeddings.position_embeddings": (1, 26, 16),
+        "embeddings.patch_embeddings.projection.weight": (16, 3, 4, 4),
+        "embeddings.patch_embeddings.projection.bias": (16,),
+        "layernorm.weight": (16,),
+        "layernorm.bias": (16,),
+    }
+    block = "encoder.layer.0."
+    for name in ("attention.attention.query", "attention.attention.key"):
+        shapes |= {f"{block}{name}.weight": (16, 16), f"{block}{name}.bias": (16,)}
+    for name in ("attention.attention.value", "attention.output.dense"):
+        shapes |= {f"{block}{name}.weight": (16, 16), f"{block}{name}.bias": (16,)}
+    for k in (1, 2):
+        shapes |= {f"{block}norm{k}.{part}": (16,) for part in ("weight", "bias")}
+        shapes[f"{block}layer_scale{k}.lambda1"] = (16,)
+    shapes |= {f"{block}mlp.fc1.weight": (32, 16), f"{block}mlp.fc1.bias": (32,)}
+    shapes |= {f"{block}mlp.fc2.weight": (16, 32), f"{block}mlp.fc2.bias": (16,)}
+    path = tmp_path / "model.npz"
+    state = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    np.savez(path, **state)
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.safetensors"])
+def test_convert_dinov2_round_trips(source, tmp_path, name, capsys):
+    out = tmp_path / name
+    assert convert.main(["dinov2", "--src", str(source), "--out", str(out)]) == 0
+    assert "DINOv2 tiny" in capsys.readouterr().out
+    options = {"variant": "tiny", "image_size": 12}
+    before = dinov2.load_dinov2(source, **options)
+    after = dinov2.load_dinov2(out, **options)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_convert_dinov2_states_variant_and_statistics(source, tmp_path):
+    out = tmp_path / "out.safetensors"
+    convert.convert_dinov2(source, out)
+    _, metadata = dinov2.read_weights(out)
+    assert metadata["variant"] == "tiny"
+    assert metadata["image_mean"] == list(dinov2.IMAGE_MEAN)
+
+
+def test_convert_replaces_only_when_told(source, tmp_path, capsys):
+    out = tmp_path / "out.npz"
+    out.write_text("precious")
+    arguments = ["dinov2", "--src", str(source), "--out", str(out)]
+    assert convert.main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    assert convert.main([*arguments, "--overwrite"]) == 0
+    assert dinov2.read_weights(out)[1]["variant"] == "tiny"
+
+
+def spoil_truncated(path):
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def spoil_key(path):
+    with np.load(path) as file:
+        state = {k: file[k] for k in file.files if k != "layernorm.bias"}
+    np.savez(path, **state)
+
+
+@pytest.mark.parametrize(
+    "spoil, options, text",
+    [
+        (spoil_truncated, [], "cannot be read"),
+        (spoil_key, [], "missing layernorm.bias"),
+        (lambda path: None, ["--variant", "vitb14"], "holds tiny, not vitb14"),
+        (lambda path: path.unlink(), [], "no such weights file"),
+    ],
+)
+def test_convert_writes_nothing_from_a_bad_file(
+    source, tmp_path, capsys, spoil, options, text
+):
+    spoil(source)
+    out = tmp_path / "out.npz"
+    before = sorted(tmp_path.iterdir())
+    arguments = ["dinov2", "--src", str(source), "--out", str(out), *options]
+    assert convert.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert text in captured.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "out, text", [("out.bin", "must end in"), ("nowhere/out.npz", "no folder")]
+)
+def test_convert_refuses_outputs_it_cannot_write(source, tmp_path, capsys, out, text):
+    arguments = ["dinov2", "--src", str(source), "--out", str(tmp_path / out)]
+    assert convert.main(arguments) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_convert_leaves_nothing_when_writing_fails(source, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "_write_arrays", fail)
+    before = sorted(tmp_path.iterdir())
+    out = str(tmp_path / "out.npz")
+    assert convert.main(["dinov2", "--src", str(source), "--out", out]) == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture
+def mano_pickle(tmp_path):
+    """Random numbers in the official layout; its fingers point as a right hand's."""
+    rng = np.random.default_rng(0)
+    fields = {
+        name: rng.normal(size=shape)
+        for name, shape in mano_files.SHAPES.items()
+        if name != "f"
+    }
+    fields["f"] = rng.integers(0, 778, size=(1538, 3)).astype(np.uint32)
+    fields["J_regressor"] = np.eye(16, 778)
+    fields["v_template"][:16, 0] = -np.arange(16)
+    path = tmp_path / "MANO_RIGHT.pkl"
+    mano_files.write_mano_pkl(fields, path)
+    return path
+
+
+def test_convert_mano_round_trips(mano_pickle, tmp_path, capsys):
+    out = tmp_path / "right.npz"
+    assert convert.main(["mano", "--src", str(mano_pickle), "--out", str(out)]) == 0
+    assert "MANO right hand" in capsys.readouterr().out
+    before, after = mano_files.load_mano(mano_pickle), mano_files.load_mano(out)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+class Executes:
+    """A pickle of this touches a file when a plain reader opens it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_convert_mano_executes_and_writes_nothing(tmp_path, capsys):
+    source, out = tmp_path / "MANO_RIGHT.pkl", tmp_path / "right.npz"
+    source.write_bytes(pickle.dumps({"f": Executes(tmp_path / "executed")}))
+    assert convert.main(["mano", "--src", str(source), "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["MANO_RIGHT.pkl"]
+
+
+def test_convert_mano_refuses_the_other_hand(mano_pickle, tmp_path, capsys):
+    out = tmp_path / "left.npz"
+    arguments = ["mano", "--src", str(mano_pickle), "--out", str(out), "--side", "left"]
+    assert convert.main(arguments) == 2
+    assert "looks like the right hand" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,135 @@
+"""Structure of the encoder: tokens, stems, stochastic depth, dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from homae_jax.errors import UserError
+from homae_jax.models import dinov2
+from homae_jax.models.vit import Vit
+
+SMALL = {
+    "image_size": 32,
+    "patch": 8,
+    "width": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_hidden": 24,
+}
+CONV = {**SMALL, "image_size": 64, "patch": 16, "stem": "conv"} | {
+    "stem_widths": (8, 8, 8, 16, 16),
+    "stem_blocks": (1, 0, 1, 0, 1),
+}
+
+
+def make_image(size, batch=2, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(batch, size, size, 3)), jnp.float32)
+
+
+def make(**fields):
+    model = Vit(**{**SMALL, **fields})
+    image = make_image(model.image_size)
+    return model, model.init(jax.random.key(0), image, train=False), image
+
+
+@pytest.mark.parametrize("num_registers", [0, 3])
+def test_vit_splits_its_tokens(num_registers):
+    model, params, image = make(num_registers=num_registers)
+    out = model.apply(params, image, train=False)
+    assert out.patch_tokens.shape == (2, 16, 16)
+    assert out.cls.shape == (2, 16)
+    assert out.registers.shape == (2, num_registers, 16)
+
+
+def test_vit_tokens_are_row_major():
+    # With no block, a token depends on its own patch alone.
+    model, params, image = make(depth=0)
+    before = model.apply(params, image, train=False).patch_tokens
+    # Patch row 1, column 2 of a 4 x 4 grid of 8 px patches is token 6.
+    changed = image.at[:, 8:16, 16:24].add(1.0)
+    after = model.apply(params, changed, train=False).patch_tokens
+    moved = np.any(np.asarray(before != after), axis=(0, 2))
+    assert np.flatnonzero(moved).tolist() == [6]
+
+
+@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
+@pytest.mark.parametrize("fields", [SMALL, CONV], ids=["patch", "conv"])
+def test_vit_gradients_reach_every_parameter(ffn, fields):
+    model, params, image = make(**fields, ffn=ffn, num_registers=2)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 16)))
+
+    def loss(p):
+        tokens = model.apply(p, image, train=False).patch_tokens
+        return jnp.sum(tokens * weights[:, : tokens.shape[1]])
+
+    grads = jax.jit(jax.grad(loss))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        assert jnp.all(jnp.isfinite(leaf)), path
+        assert jnp.any(leaf != 0), path
+
+
+def test_conv_stem_makes_one_token_per_16_pixels():
+    model, params, image = make(**CONV)
+    assert model.apply(params, image, train=False).patch_tokens.shape == (2, 16, 16)
+
+
+def test_conv_stem_ignores_the_rest_of_the_batch():
+    model, params, image = make(**CONV)
+    alone = model.apply(params, image[:1], train=False).patch_tokens
+    together = model.apply(params, image, train=True).patch_tokens[:1]
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_remat_changes_no_value():
+    _, params, image = make()
+
+    def loss(p, remat):
+        twin = Vit(**SMALL, remat=remat)
+        return jnp.sum(twin.apply(p, image, train=False).patch_tokens ** 3)
+
+    plain, kept = (jax.grad(loss)(params, remat) for remat in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, kept)
+
+
+def test_drop_path_drops_whole_samples_in_training_only():
+    model, params, _ = make(drop_path=0.9)
+    image = jnp.tile(make_image(32, batch=1), (64, 1, 1, 1))
+    run = jax.jit(model.apply, static_argnames="train")
+    still = run(params, image, train=False).cls
+    np.testing.assert_allclose(still, jnp.tile(still[:1], (64, 1)), atol=1e-5)
+    moved = run(params, image, train=True, rngs={"dropout": jax.random.key(3)}).cls
+    # Each of the last block's two branches is kept or dropped: at most four values.
+    kinds = np.unique(np.round(np.asarray(moved[:, 0]), 3))
+    assert 2 <= len(kinds) <= 4
+
+
+def test_bfloat16_keeps_float32_parameters_and_norms():
+    model, params, image = make(dtype=jnp.bfloat16)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    low = model.apply(params, image, train=False).patch_tokens
+    high = Vit(**SMALL).apply(params, image, train=False).patch_tokens
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, high, atol=0.1)
+
+
+def test_vit_raises_on_another_image_size():
+    model, params, _ = make()
+    with pytest.raises(UserError, match="built for 32 px square images, got 40x40"):
+        model.apply(params, make_image(40), train=False)
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"variant": "vitx14"}, "expected one of vits14"),
+        ({"image_size": 225}, "multiple of its patch of 14 px"),
+        ({"attention": "flash"}, "use xla or cudnn"),
+        ({"attention": "cudnn"}, "needs model.dtype=bfloat16"),
+        ({"attention": "cudnn", "dtype": jnp.bfloat16}, "needs an NVIDIA GPU"),
+    ],
+)
+def test_make_encoder_raises_on_what_cannot_be(arguments, text):
+    with pytest.raises(UserError, match=text):
+        dinov2.make_encoder(**{"variant": "vits14", "image_size": 224, **arguments})
