@@ -20,7 +20,7 @@ from homae_jax.errors import UserError
 from homae_jax.hand import safe_pickle
 from homae_jax.hand.mano import ManoModel
 
-# The wrist's open edge, in the order in which a fan over it faces outward.
+# The vertices round the wrist's opening, in order.
 WRIST_LOOP = (
     92, 38, 122, 118, 117, 119, 120, 108, 79, 78, 121, 214, 215, 279, 239, 234,
 )  # fmt: skip
@@ -36,23 +36,38 @@ SHAPES = {
 }
 NPZ_SUFFIX = ".npz"
 MAX_NPZ_BYTES = 64 * 2**20
-LEFT_THUMB_HINT = "this looks like the {found} hand, expected the {wanted} one"
+NPZ_KEYS = {  # ours: the official file's
+    "template_vertices": "v_template",
+    "faces": "f",
+    "shape_basis": "shapedirs",
+    "pose_basis": "posedirs",
+    "joint_regressor": "J_regressor",
+    "skinning_weights": "weights",
+    "hand_components": "hands_components",
+    "hand_mean": "hands_mean",
+}
 
 
 def close_wrist(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "g 3"]:
     """Adds the 14 faces that close the wrist: a fan over `WRIST_LOOP`.
 
-    The fan is turned so that it faces the way the mesh does (a left hand's loop runs
-    the other way round).
+    The fan faces the way the mesh does; a left hand's loop runs the other way round.
+
+    Raises:
+      UserError: the mesh is not open along `WRIST_LOOP`.
     """
-    first, rest = WRIST_LOOP[0], WRIST_LOOP[1:]
-    fan = np.array([(first, a, b) for b, a in itertools.pairwise(rest)])
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     directed = set(map(tuple, edges.tolist()))
-    # Two neighbouring faces must run along their common edge in opposite directions.
-    if (fan[0][1], fan[0][2]) in directed:
-        fan = fan[:, ::-1]
-    return np.concatenate([faces, fan.astype(faces.dtype)])
+    along = set(zip(WRIST_LOOP, WRIST_LOOP[1:] + WRIST_LOOP[:1], strict=True))
+    against = {(b, a) for a, b in along}
+    if along <= directed and not against & directed:
+        loop = WRIST_LOOP[::-1]  # a closing face runs against its neighbour's edge
+    elif against <= directed and not along & directed:
+        loop = WRIST_LOOP
+    else:
+        raise UserError("the hand's faces do not leave MANO's wrist open")
+    fan = [(loop[0], a, b) for a, b in itertools.pairwise(loop[1:])]
+    return np.concatenate([faces, np.array(fan, faces.dtype)])
 
 
 def load_mano(path: str | Path, *, side: str = "right") -> ManoModel:
@@ -119,7 +134,7 @@ def _as_chumpy(values: np.ndarray) -> safe_pickle.ChumpySelect:
     return selected
 
 
-class _OfficialPickler(pickle._Pickler):  # the Python one: its class names can be set
+class _OfficialPickler(pickle._Pickler):  # in Python: it can be told class names
     """Writes the stand-ins of safe_pickle under the names they stand for."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
@@ -171,44 +186,39 @@ def _to_array(value: Any, name: str, path: Path) -> np.ndarray:
 
 def _dense(state: dict[str, Any]) -> np.ndarray:
     """A compressed-column matrix written out."""
-    shape = tuple(state["_shape"])
-    if shape != SHAPES["J_regressor"]:
+    shape = SHAPES["J_regressor"]
+    counts = np.diff(state["indptr"])
+    # Checked before the counts are trusted with an allocation.
+    if tuple(state["_shape"]) != shape or counts.shape != shape[1:]:
         raise ValueError("unexpected shape")
+    if counts.min() < 0 or counts.max() > shape[0]:
+        raise ValueError("unexpected column")
     dense = np.zeros(shape)
-    columns = np.repeat(np.arange(shape[1]), np.diff(state["indptr"]))
-    dense[state["indices"], columns] = state["data"]
+    columns = np.repeat(np.arange(shape[1]), counts)
+    np.add.at(dense, (state["indices"], columns), state["data"])
     return dense
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        if path.stat().st_size > MAX_NPZ_BYTES:
-            raise UserError(f"{path}: too large for a MANO model")
         with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > MAX_NPZ_BYTES:
-                raise UserError(f"{path}: unpacks to more than a MANO model holds")
+            size = sum(info.file_size for info in archive.infolist())
+        if size > MAX_NPZ_BYTES:
+            raise UserError(f"{path}: unpacks to {size} bytes, too large for a hand")
         with np.load(path, allow_pickle=False) as archive:
-            fields = {name: archive[name] for name in archive.files}
+            missing = sorted(set(NPZ_KEYS) - set(archive.files))
+            if missing:
+                raise UserError(f"{path}: not a hand, it lacks {', '.join(missing)}")
+            return {official: archive[ours] for ours, official in NPZ_KEYS.items()}
     except UserError:
         raise
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file") from e
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
-        raise UserError(f"{path}: damaged or not a MANO .npz ({e})") from e
-    renamed = {
-        "template_vertices": "v_template",
-        "faces": "f",
-        "shape_basis": "shapedirs",
-        "pose_basis": "posedirs",
-        "joint_regressor": "J_regressor",
-        "skinning_weights": "weights",
-        "hand_components": "hands_components",
-        "hand_mean": "hands_mean",
-    }
-    missing = sorted(set(renamed) - set(fields))
-    if missing:
-        raise UserError(f"{path}: not a MANO .npz, it lacks {', '.join(missing)}")
-    return {official: fields[ours] for ours, official in renamed.items()}
+    except Exception as e:  # a damaged archive may fail anywhere in the reader
+        raise UserError(
+            f"{path}: damaged or not an .npz of a hand ({type(e).__name__}); "
+            "make it again from MANO_RIGHT.pkl"
+        ) from e
 
 
 def _to_model(fields: dict[str, np.ndarray], where: str) -> ManoModel:
@@ -220,26 +230,28 @@ def _to_model(fields: dict[str, np.ndarray], where: str) -> ManoModel:
             )
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise UserError(f'{where}: "{name}" holds values that are not numbers')
-    faces = fields["f"].astype(np.int32)
-    if faces.min() < 0 or faces.max() >= 778:
+    faces = fields["f"]
+    if faces.dtype.kind == "f" or faces.min() < 0 or faces.max() >= 778:
         raise UserError(f'{where}: "f" names vertices that do not exist')
-    numbers = {k: fields[k].astype(np.float32) for k in SHAPES if k != "f"}
-    return ManoModel(
-        template_vertices=numbers["v_template"],
-        faces=faces,
-        closed_faces=close_wrist(faces),
-        shape_basis=numbers["shapedirs"],
-        pose_basis=numbers["posedirs"],
-        joint_regressor=numbers["J_regressor"],
-        skinning_weights=numbers["weights"],
-        hand_components=numbers["hands_components"],
-        hand_mean=numbers["hands_mean"],
-    )
+    faces = faces.astype(np.int32)
+    try:
+        closed_faces = close_wrist(faces)
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+    numbers = {
+        ours: fields[official].astype(np.float32)
+        for ours, official in NPZ_KEYS.items()
+        if official != "f"
+    }
+    return ManoModel(faces=faces, closed_faces=closed_faces, **numbers)
 
 
 def _check_side(model: ManoModel, side: str, where: str) -> None:
-    """By handedness: fingers point along -x from a right wrist, +x from a left one."""
+    """Knuckles lie towards -x of a right wrist, towards +x of a left one."""
     joints = model.joint_regressor @ model.template_vertices
     found = "right" if joints[4, 0] < joints[0, 0] else "left"
     if found != side:
-        raise UserError(f"{where}: {LEFT_THUMB_HINT.format(found=found, wanted=side)}")
+        raise UserError(
+            f"{where}: holds a {found} hand where a {side} one is needed; "
+            f"give MANO_{side.upper()}.pkl"
+        )
