@@ -287,22 +287,6 @@ def pair_meshes(
 # --- slices of the signed distance ---
 
 
-def slice_points(
-    center: Float[np.ndarray, " 3"], half_size: Number, num: int
-) -> Float[np.ndarray, "n 3"]:
-    """Points of a square parallel to the image plane, row by row from the top left.
-
-    Args:
-      center: camera frame (or a ``_root`` one), metres.
-      half_size: half of the side, metres.
-      num: points along a side.
-    """
-    axis = np.linspace(-half_size, half_size, num)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    plane = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
-    return (plane + np.asarray(center)[None]).astype(np.float32)
-
-
 def sdf_slice(
     values: Float[np.ndarray, "n n"],
     *,
