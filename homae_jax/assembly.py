@@ -39,6 +39,15 @@ class DataPaths(NamedTuple):
     mano: Path
 
 
+class Parts(NamedTuple):
+    """What a configuration and its files give, apart from data and parameters."""
+
+    model: Homae
+    mano: ManoModel
+    templates: ObjectTemplates
+    object_names: tuple[str, ...]  # of the templates' rows
+
+
 def config_to_json(config: ml_collections.ConfigDict) -> str:
     """The whole configuration as JSON, for checkpoints, exports and results."""
     return json.dumps(config.to_dict(), indent=2)
@@ -160,6 +169,17 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
         image_size=config.data.image_size,
         fingertips=config.evaluate.fingertips,
         **values,
+    )
+
+
+def build_parts(config: ml_collections.ConfigDict) -> Parts:
+    """The network, the hand and the objects; needs the data prepared."""
+    templates, object_names = build_templates(config)
+    return Parts(
+        model=build_model(config),
+        mano=build_mano(config),
+        templates=templates,
+        object_names=object_names,
     )
 
 
