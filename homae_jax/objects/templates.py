@@ -1,0 +1,191 @@
+"""Object templates: meshes of exactly 1,000 vertices and distance lattices, cached.
+
+Made once from each model's `textured_simple.obj` and kept as one npz per object, named
+by the hash of the file it came from. Model frame, metres; numpy arrays.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import fast_simplification
+import numpy as np
+import trimesh
+from jaxtyping import Float, Int
+
+from homae_jax.errors import UserError
+from homae_jax.geometry.mesh_sdf import bake_grid
+from homae_jax.progress import progress_bar
+from homae_jax.schema import NUM_OBJECT_VERTICES, ObjectTemplates
+
+MODEL_FILE = "textured_simple.obj"
+CACHE_VERSION = 1  # of what is made from a file; part of the cache's name
+GRID_MARGIN = 0.02  # metres of the lattice beyond the object's box
+MAX_MODEL_BYTES = 256 * 2**20
+
+
+def load_templates(
+    models_dir: str | Path,
+    names: Sequence[str],
+    *,
+    cache_dir: str | Path,
+    num_vertices: int = NUM_OBJECT_VERTICES,
+    sdf_grid_size: int = 64,
+) -> tuple[ObjectTemplates, tuple[str, ...]]:
+    """Templates of the named objects, in the order of `names`.
+
+    Raises:
+      UserError: a model is missing or is no mesh.
+    """
+    parts = [
+        _cached_template(
+            Path(models_dir) / name / MODEL_FILE,
+            Path(cache_dir),
+            num_vertices,
+            sdf_grid_size,
+        )
+        for name in progress_bar(names, total=len(names), desc="object templates")
+    ]
+    num_faces = max(len(part["faces"]) for part in parts)
+    for part in parts:
+        padding = np.zeros((num_faces - len(part["faces"]), 3), np.int32)
+        part["faces"] = np.concatenate([part["faces"], padding])
+    stacked = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    return ObjectTemplates(**stacked), tuple(names)
+
+
+def box_corners(vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "8 3"]:
+    """Corners of the axis-aligned box; index = 4 bx + 2 by + bz (HO-3D)."""
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    is_high = np.array(list(np.ndindex(2, 2, 2)), bool)
+    return np.where(is_high, high, low)
+
+
+def simplify_exactly(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], num: int
+) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "g 3"]]:
+    """A mesh of exactly `num` vertices: subdivide if too few, then collapse edges.
+
+    Quadric decimation is steered by its number of faces; the last few vertices are
+    won by splitting edges. Deterministic.
+    """
+    while len(vertices) < 1.2 * num:
+        vertices, faces = trimesh.remesh.subdivide(vertices, faces)
+        vertices, faces = _merged(vertices, faces)
+    points, triangles, target = vertices, faces, 2 * num
+    while len(points) > num and target > 0:
+        points, triangles = fast_simplification.simplify(
+            points.astype(np.float32), triangles.astype(np.int32), target_count=target
+        )
+        points, triangles = _merged(points, triangles)
+        target -= max(2 * (len(points) - num), 2)
+    if len(points) > num:
+        points, triangles = _clustered(vertices, faces, num)
+    while len(points) < num:
+        points, triangles = _split_longest_edge(points, triangles)
+    return points, triangles
+
+
+def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Equal positions made one vertex (texture seams), in order of first use."""
+    _, first, index = np.unique(
+        np.round(vertices, 7), axis=0, return_index=True, return_inverse=True
+    )
+    faces = index.reshape(-1)[faces]
+    is_proper = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
+    faces = faces[is_proper]
+    used, faces = np.unique(faces, return_inverse=True)
+    return vertices[first][used], faces.reshape(-1, 3).astype(np.int32)
+
+
+def _clustered(
+    vertices: np.ndarray, faces: np.ndarray, num: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `num` vertices by snapping to a lattice: for meshes QEM is stuck on."""
+    low, high = 0.0, float(np.ptp(vertices, axis=0).max())
+    for _ in range(24):
+        pitch = (low + high) / 2
+        points, triangles = _merged(np.round(vertices / pitch) * pitch, faces)
+        low, high = (pitch, high) if len(points) > num else (low, pitch)
+    return _merged(np.round(vertices / high) * high, faces)
+
+
+def _split_longest_edge(
+    vertices: np.ndarray, faces: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds the middle of the longest edge; its faces become two each."""
+    ends = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
+    length = np.linalg.norm(vertices[ends[:, 0]] - vertices[ends[:, 1]], axis=1)
+    a, b = ends[int(np.argmax(length))]
+    middle = len(vertices)
+    vertices = np.concatenate([vertices, (vertices[[a]] + vertices[[b]]) / 2])
+    has_edge = (faces == a).any(axis=1) & (faces == b).any(axis=1)
+    halves = [
+        np.where(faces[has_edge] == end, middle, faces[has_edge]) for end in (a, b)
+    ]
+    return vertices, np.concatenate([faces[~has_edge], *halves]).astype(np.int32)
+
+
+def _cached_template(
+    path: Path, cache_dir: Path, num_vertices: int, grid_size: int
+) -> dict[str, np.ndarray]:
+    content = _read(path)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    settings = f"{num_vertices}-{grid_size}-v{CACHE_VERSION}"
+    cached = cache_dir / f"{path.parent.name}-{digest}-{settings}.npz"
+    if cached.is_file():
+        try:
+            with np.load(cached, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, EOFError):
+            pass  # a damaged cache is made again
+    template = _make_template(path, content, num_vertices, grid_size)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **template)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    partial = cached.with_name(f"{cached.name}.{os.getpid()}.part")
+    partial.write_bytes(buffer.getvalue())
+    os.replace(partial, cached)
+    return template
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise UserError(f"{path}: too large for a YCB model")
+        return path.read_bytes()
+    except OSError as e:
+        raise UserError(
+            f"{path}: cannot be read ({e.strerror}); data.models must hold "
+            f"<name>/{MODEL_FILE} for every object"
+        ) from e
+
+
+def _make_template(
+    path: Path, content: bytes, num_vertices: int, grid_size: int
+) -> dict[str, np.ndarray]:
+    try:
+        mesh = trimesh.load(
+            io.BytesIO(content), file_type="obj", force="mesh", process=False
+        )
+        vertices = np.asarray(mesh.vertices, np.float64)
+        faces = np.asarray(mesh.faces, np.int64)
+    except Exception as e:  # the reader fails in many ways on damaged text
+        raise UserError(f"{path}: not a readable .obj mesh ({type(e).__name__})") from e
+    if len(faces) < 4 or not np.isfinite(vertices).all():
+        raise UserError(f"{path}: not a closed mesh ({len(faces)} faces)")
+    vertices, faces = _merged(vertices, faces)
+    points, triangles = simplify_exactly(vertices, faces, num_vertices)
+    grid, origin, pitch = bake_grid(
+        points.astype(np.float32), triangles, size=grid_size, margin=GRID_MARGIN
+    )
+    return {
+        "vertices": points.astype(np.float32),
+        "faces": triangles.astype(np.int32),
+        "corners": box_corners(vertices).astype(np.float32),
+        "sdf_grid": np.asarray(grid, np.float32),
+        "sdf_origin": np.asarray(origin, np.float32),
+        "sdf_pitch": np.float32(pitch),
+    }
