@@ -44,15 +44,14 @@ def area_under_pck(errors: Float[Array, "*b p"]) -> Float[Array, "*b"]:
     """Area under the curve "share of points with error <= t", t = 0 .. 50 mm.
 
     Trapezoids over PCK_THRESHOLDS (HO-3D's scorer). An error counts from the first
-    threshold not below it, so its area is read from a table; means over examples
-    equal the scorer's mean of the areas of single key-points.
+    threshold k that is not below it: half of the step before it and all that follow.
+    Means over examples equal the scorer's mean of the areas of single key-points.
     """
-    steps = np.diff(PCK_THRESHOLDS)
-    weights = (np.append(steps, 0) + np.append(0, steps)) / 2 / PCK_THRESHOLDS[-1]
-    area_from = np.append(np.cumsum(weights[::-1])[::-1], 0.0)
+    num = len(PCK_THRESHOLDS)
     thresholds = jnp.asarray(PCK_THRESHOLDS, errors.dtype)
     first = jnp.searchsorted(thresholds, errors, side="left", method="scan_unrolled")
-    return jnp.mean(jnp.asarray(area_from, errors.dtype)[first], axis=-1)
+    area = (num - 0.5 - first.astype(errors.dtype)) / (num - 1)
+    return jnp.mean(jnp.clip(area, 0.0, 1.0), axis=-1)
 
 
 def nearest_distances(
@@ -81,11 +80,13 @@ def f_scores(
 ) -> tuple[Float[Array, " b"], ...]:
     """F-score at each of F_THRESHOLDS: points strictly nearer than it (HO-3D)."""
     pred_to_gt, gt_to_pred = nearest_distances(pred, gt)
+    num_pred, num_gt = pred.shape[1], gt.shape[1]
     scores = []
     for threshold in F_THRESHOLDS:
-        precision = jnp.mean(pred_to_gt < threshold, axis=-1, dtype=pred.dtype)
-        recall = jnp.mean(gt_to_pred < threshold, axis=-1, dtype=pred.dtype)
-        scores.append(safe_divide(2 * precision * recall, precision + recall))
+        # 2 p r / (p + r) with p = hits / num_pred, r = found / num_gt: whole numbers.
+        hits = jnp.sum(pred_to_gt < threshold, axis=-1, dtype=pred.dtype)
+        found = jnp.sum(gt_to_pred < threshold, axis=-1, dtype=pred.dtype)
+        scores.append(safe_divide(2 * hits * found, hits * num_gt + found * num_pred))
     return tuple(scores)
 
 
