@@ -182,7 +182,7 @@ class ModelRunner:
         if not len(rows):
             return
         slices = self._slices(device, answer, gt_vertices, rows)
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows.tolist()):
             trees = (batch, answer, gt_vertices, reconstruction)
             own = {name: values[number] for name, values in slices.items()}
             self.shown.append(Shown(*(_row(tree, row) for tree in trees), slices=own))
