@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spl
+from jaxtyping import Float, Int
 from scipy.optimize import nnls
 
 from homae_jax.hand.joints import PARENTS
@@ -52,8 +53,8 @@ def finger_joints(finger: str) -> list[int]:
     return [i, i + 1, i + 2]
 
 
-def rodrigues(aa: np.ndarray) -> np.ndarray:
-    """Rotation matrices of axis-angle vectors [..., 3]."""
+def rodrigues(aa: Float[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3 3"]:
+    """Rotation matrices of axis-angle vectors."""
     angle = np.linalg.norm(aa, axis=-1)[..., None, None] + 1e-12
     x, y, z = np.moveaxis(aa / angle[..., 0], -1, 0)
     zero = np.zeros_like(x)
@@ -61,15 +62,19 @@ def rodrigues(aa: np.ndarray) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
 
 
-def segment_distance(points: np.ndarray, a: np.ndarray, b: np.ndarray):
+def segment_distance(
+    points: Float[np.ndarray, "p 3"],
+    a: Float[np.ndarray, "3"],
+    b: Float[np.ndarray, "3"],
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
     """Distance to the segment ab and the fraction of it at which it is reached."""
     t = np.clip(((points - a) @ (b - a)) / ((b - a) @ (b - a)), 0, 1)
     return np.linalg.norm(points - a - t[:, None] * (b - a), axis=1), t
 
 
 def skinning_weights(
-    vertices: np.ndarray, faces: np.ndarray, cones: list[Cone]
-) -> np.ndarray:
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], cones: list[Cone]
+) -> Float[np.ndarray, "v 16"]:
     """Nearest bone, diffused along the surface: never from finger to finger."""
     depth = np.full((len(vertices), 16), 1e3)
     for cone in cones:
@@ -91,11 +96,19 @@ def skinning_weights(
 class ShapeSpace:
     """The hand with traits changed: skinning with a scale per bone."""
 
-    def __init__(self, vertices, weights, joints, tips):
+    def __init__(
+        self,
+        vertices: Float[np.ndarray, "v 3"],
+        weights: Float[np.ndarray, "v 16"],
+        joints: Float[np.ndarray, "16 3"],
+        tips: dict[str, np.ndarray],
+    ):
         self._vertices, self._weights, self._joints = vertices, weights, joints
         self._ends = bone_ends(joints, tips)
 
-    def __call__(self, traits: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, traits: dict[str, float]
+    ) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "16 3"]]:
         """Vertices and joints for traits given as relative changes."""
         t = {name: traits.get(name, 0.0) for name, _ in SHAPE_TRAITS}
         length, girth = np.ones(16), 1 + t["girth"]
@@ -124,8 +137,8 @@ class ShapeSpace:
         size, wrist = 1 + t["size"], self._joints[0]
         return wrist + size * vertices, wrist + size * joints
 
-    def bases(self) -> tuple[np.ndarray, np.ndarray]:
-        """Central differences per trait: vertices [v, 3, 10], joints [16, 3, 10]."""
+    def bases(self) -> tuple[Float[np.ndarray, "v 3 10"], Float[np.ndarray, "16 3 10"]]:
+        """Central differences per trait: of vertices and of joints."""
         plus = [self({name: sigma}) for name, sigma in SHAPE_TRAITS]
         minus = [self({name: -sigma}) for name, sigma in SHAPE_TRAITS]
         pairs = list(zip(plus, minus, strict=True))
@@ -135,11 +148,11 @@ class ShapeSpace:
 
 
 def joint_regressor(
-    vertices: np.ndarray,
-    joints: np.ndarray,
-    vertex_basis: np.ndarray,
-    joint_basis: np.ndarray,
-) -> np.ndarray:
+    vertices: Float[np.ndarray, "v 3"],
+    joints: Float[np.ndarray, "16 3"],
+    vertex_basis: Float[np.ndarray, "v 3 10"],
+    joint_basis: Float[np.ndarray, "16 3 10"],
+) -> Float[np.ndarray, "16 v"]:
     """Non-negative weights that find each joint, at rest and in every shape."""
     regressor = np.zeros((16, len(vertices)))
     for j in range(16):
@@ -153,8 +166,8 @@ def joint_regressor(
     return regressor
 
 
-def random_poses(rng: np.random.Generator, num: int) -> np.ndarray:
-    """Plausible finger poses [num, 45], axis-angle: shared flexion plus noise."""
+def random_poses(rng: np.random.Generator, num: int) -> Float[np.ndarray, "n 45"]:
+    """Plausible finger poses, axis-angle: shared flexion plus noise."""
     axes = flexion_axes()
     pose = np.zeros((num, 15, 3))
     flexion = rng.beta(1.2, 1.6, (num, 1))
@@ -184,8 +197,10 @@ def pose_statistics(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def bone_transforms(rotmat: np.ndarray, joints: np.ndarray):
-    """World rotation [16, 3, 3] and shift [16, 3] of each bone from rest."""
+def bone_transforms(
+    rotmat: Float[np.ndarray, "16 3 3"], joints: Float[np.ndarray, "16 3"]
+) -> tuple[Float[np.ndarray, "16 3 3"], Float[np.ndarray, "16 3"]]:
+    """World rotation and shift of each bone from rest."""
     turned, placed = [rotmat[0]], [joints[0]]
     for j in range(1, 16):
         p = PARENTS[j]
@@ -196,9 +211,12 @@ def bone_transforms(rotmat: np.ndarray, joints: np.ndarray):
 
 
 def pose_basis(
-    vertices: np.ndarray, weights: np.ndarray, joints: np.ndarray, cones: list[Cone]
-) -> np.ndarray:
-    """Correctives [v, 3, 135] that keep bent fingers round (ridge regression).
+    vertices: Float[np.ndarray, "v 3"],
+    weights: Float[np.ndarray, "v 16"],
+    joints: Float[np.ndarray, "16 3"],
+    cones: list[Cone],
+) -> Float[np.ndarray, "v 3 135"]:
+    """Correctives that keep bent fingers round (ridge regression).
 
     Skinned vertices of random poses are pulled back to the posed round cones of their
     own finger; what that takes is regressed on the rotations of neighbouring joints.
@@ -226,7 +244,14 @@ def pose_basis(
     return basis
 
 
-def _pull_back(vertices, weights, joints, cones, rotmat) -> np.ndarray:
+def _pull_back(
+    vertices: np.ndarray,
+    weights: np.ndarray,
+    joints: np.ndarray,
+    cones: list[Cone],
+    rotmat: np.ndarray,
+) -> np.ndarray:
+    """What it takes, at rest, to bring posed vertices back onto their finger."""
     turned, shift = bone_transforms(rotmat, joints)
     blend = np.einsum("vj,jab->vab", weights, turned)
     posed = np.einsum("vab,vb->va", blend, vertices) + weights @ shift

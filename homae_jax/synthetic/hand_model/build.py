@@ -1,5 +1,7 @@
 """Puts the hand together under MANO's keys, counts and hard-coded vertex numbers."""
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -16,12 +18,18 @@ from homae_jax.synthetic.hand_model.skeleton import (
     DIGITS,
     PALM,
     WRIST_CUT_X,
+    Cone,
     first_joint,
     flesh,
     rest_joints,
     unit,
 )
-from homae_jax.synthetic.hand_model.surface import hand_field, project, surface_nets
+from homae_jax.synthetic.hand_model.surface import (
+    Field,
+    hand_field,
+    project,
+    surface_nets,
+)
 
 GRID_PITCH = 0.003  # metres
 NUM_VERTICES, NUM_LOOP = 778, 16
@@ -31,7 +39,7 @@ TIP_ORDER = ("thumb", "index", "middle", "ring", "little")  # of FINGERTIPS
 TIP_LISTS = ("smplx", "manopth", "ho3d", "h2o3d", "ho3d_2020", "manopth_left")
 
 
-def build_hand(pitch: float = GRID_PITCH) -> dict[str, object]:
+def build_hand(pitch: float = GRID_PITCH) -> dict[str, Any]:
     """The right hand as the official file's dictionary (float64, metres)."""
     joints, tips = rest_joints()
     cones = flesh(joints, tips)
@@ -60,7 +68,7 @@ def build_hand(pitch: float = GRID_PITCH) -> dict[str, object]:
     }
 
 
-def mirror_hand(right: dict[str, object]) -> dict[str, object]:
+def mirror_hand(right: dict[str, Any]) -> dict[str, Any]:
     """The left hand: mirrored in x, faces reversed; a true mirror in every basis."""
     flip = np.array([-1.0, 1.0, 1.0])
     left = dict(right)
@@ -79,7 +87,14 @@ def mirror_hand(right: dict[str, object]) -> dict[str, object]:
     return left
 
 
-def _mesh(field, cones, joints, tips, pitch) -> tuple[np.ndarray, np.ndarray]:
+def _mesh(
+    field: Field,
+    cones: list[Cone],
+    joints: np.ndarray,
+    tips: dict[str, np.ndarray],
+    pitch: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The surface with MANO's counts, in no order yet."""
     low, high = np.array(LATTICE_LOW), np.array(LATTICE_HIGH)
     # The lattice ends on the wrist plane, where the mesh is left open.
     low[0] = WRIST_CUT_X - pitch * np.ceil((WRIST_CUT_X - low[0]) / pitch)
@@ -101,7 +116,12 @@ def _mesh(field, cones, joints, tips, pitch) -> tuple[np.ndarray, np.ndarray]:
     return _even_wrist(vertices, faces, field), faces
 
 
-def _density(vertices, cones, joints, tips) -> np.ndarray:
+def _density(
+    vertices: np.ndarray,
+    cones: list[Cone],
+    joints: np.ndarray,
+    tips: dict[str, np.ndarray],
+) -> np.ndarray:
     """More vertices on fingers and near joints."""
     centres = [*joints[1:], *tips.values()]
     to_joint = np.min([np.linalg.norm(vertices - c, axis=1) for c in centres], 0)
@@ -115,7 +135,7 @@ def _density(vertices, cones, joints, tips) -> np.ndarray:
     return 1 + on_finger + 2 * np.exp(-((to_joint / 0.012) ** 2))
 
 
-def _even_wrist(vertices, faces, field) -> np.ndarray:
+def _even_wrist(vertices: np.ndarray, faces: np.ndarray, field: Field) -> np.ndarray:
     """Spaces the wrist ring evenly by angle, on the outline of the forearm."""
     loop = boundary_loop(faces)
     centre = vertices[loop].mean(0)
@@ -136,7 +156,12 @@ def _even_wrist(vertices, faces, field) -> np.ndarray:
     return vertices
 
 
-def _renumber(vertices, faces, joints, tips) -> tuple[np.ndarray, np.ndarray]:
+def _renumber(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    joints: np.ndarray,
+    tips: dict[str, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
     """Gives wrist loop and fingertips the vertex numbers that code relies on."""
     number = np.full(len(vertices), -1)
     loop = boundary_loop(faces)
@@ -159,7 +184,13 @@ def _renumber(vertices, faces, joints, tips) -> tuple[np.ndarray, np.ndarray]:
     return renumbered, faces[np.lexsort(faces.T[::-1])]
 
 
-def _outermost(vertices, joints, tips, finger, num) -> np.ndarray:
+def _outermost(
+    vertices: np.ndarray,
+    joints: np.ndarray,
+    tips: dict[str, np.ndarray],
+    finger: str,
+    num: int,
+) -> np.ndarray:
     """The vertices farthest along the last phalanx, on the finger itself."""
     joint = joints[first_joint(finger) + 2]
     along = (vertices - joint) @ unit(tips[finger] - joint)

@@ -5,9 +5,11 @@ against flipped faces; then edge flips and relaxation that keep the counts.
 """
 
 import heapq
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float, Int
 
 from homae_jax.synthetic.hand_model.skeleton import unit
 from homae_jax.synthetic.hand_model.surface import Field, project
@@ -16,7 +18,7 @@ RELAX_STEPS, RELAX_RATE = 6, 0.35
 MAX_TURN_COSINE = 0.3  # of a face's normal, before and after a collapse
 
 
-def boundary_loop(faces: np.ndarray) -> list[int]:
+def boundary_loop(faces: Int[np.ndarray, "f 3"]) -> list[int]:
     """The one boundary of a mesh, along its half-edges, from its lowest vertex."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     directed = set(map(tuple, edges.tolist()))
@@ -29,15 +31,15 @@ def boundary_loop(faces: np.ndarray) -> list[int]:
     return loop
 
 
-def adjacency(faces: np.ndarray, num: int) -> sp.csr_matrix:
+def adjacency(faces: Int[np.ndarray, "f 3"], num: int) -> sp.csr_matrix:
     """Symmetric 0/1 matrix of vertices that share an edge."""
     i, j = faces.ravel(), faces[:, [1, 2, 0]].ravel()
     matrix = sp.coo_matrix((np.ones(len(i)), (i, j)), (num, num))
     return ((matrix + matrix.T) > 0).astype(float).tocsr()
 
 
-def face_normals(corners: np.ndarray) -> np.ndarray:
-    """Normals of triangles [f, 3, 3], twice the area long (np.cross, but quick)."""
+def face_normals(corners: Float[np.ndarray, "f 3 3"]) -> Float[np.ndarray, "f 3"]:
+    """Normals of triangles, twice the area long (np.cross, but quick)."""
     ax, ay, az = (corners[:, 1] - corners[:, 0]).T
     bx, by, bz = (corners[:, 2] - corners[:, 0]).T
     return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], 1)
@@ -121,7 +123,12 @@ class _Collapser:
         lengths = np.sqrt((n0 * n0).sum(1) * (n1 * n1).sum(1))
         return bool(((n0 * n1).sum(1) <= MAX_TURN_COSINE * lengths).any())
 
-    def run(self, cost, is_candidate, is_done) -> None:
+    def run(
+        self,
+        cost: Callable,
+        is_candidate: Callable[[int, int], bool],
+        is_done: Callable[[], bool],
+    ) -> None:
         """Collapses the cheapest candidate edges until `is_done()`."""
         heap: list[tuple] = []
 
@@ -168,24 +175,24 @@ def _quadrics(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def decimate(
-    vertices: np.ndarray,
-    faces: np.ndarray,
+    vertices: Float[np.ndarray, "n 3"],
+    faces: Int[np.ndarray, "m 3"],
     *,
     num_vertices: int,
     num_boundary: int,
-    density: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+    density: Float[np.ndarray, " n"],
+) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
     """Exactly `num_vertices` in all and `num_boundary` on the open edge."""
     mesh = _Collapser(vertices, faces, density)
     mesh.run(
         mesh.boundary_cost,
         mesh.is_boundary_edge,
-        lambda: (mesh.on_boundary & mesh.is_alive).sum() <= num_boundary,
+        lambda: bool((mesh.on_boundary & mesh.is_alive).sum() <= num_boundary),
     )
     mesh.run(
         mesh.interior_cost,
         mesh.is_interior_edge,
-        lambda: mesh.is_alive.sum() <= num_vertices,
+        lambda: bool(mesh.is_alive.sum() <= num_vertices),
     )
     number = np.cumsum(mesh.is_alive) - 1
     triangles = np.array([mesh.triangles[k] for k in sorted(mesh.triangles)])
@@ -193,8 +200,8 @@ def decimate(
 
 
 def relax(
-    vertices: np.ndarray, faces: np.ndarray, field: Field
-) -> tuple[np.ndarray, np.ndarray]:
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], field: Field
+) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
     """Evens out the triangles on the surface; boundary and counts stay."""
     for _ in range(RELAX_STEPS):
         for _ in range(2):
@@ -208,7 +215,9 @@ def relax(
     return vertices, faces
 
 
-def flip_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def flip_edges(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+) -> Int[np.ndarray, "f 3"]:
     """Flips interior edges whose opposite angles sum to more than pi."""
     faces = faces.copy()
     sides: dict[tuple[int, int], list[int]] = {}

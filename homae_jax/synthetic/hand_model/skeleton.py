@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from homae_jax.hand.joints import PARENTS
 
@@ -69,8 +70,8 @@ def first_joint(finger: str) -> int:
     return 1 + 3 * FINGERS.index(finger)
 
 
-def rest_joints() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The 16 joints [16, 3] and the centres of the five tip balls."""
+def rest_joints() -> tuple[Float[np.ndarray, "16 3"], dict[str, np.ndarray]]:
+    """The 16 joints and the centres of the five tip balls."""
     joints, tips = np.zeros((16, 3)), {}
     joints[0] = WRIST
     for finger, digit in DIGITS.items():
@@ -83,8 +84,10 @@ def rest_joints() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return joints, tips
 
 
-def bone_ends(joints: np.ndarray, tips: dict[str, np.ndarray]) -> np.ndarray:
-    """Far end of each finger joint's bone [16, 3]; the wrist's row is unused."""
+def bone_ends(
+    joints: Float[np.ndarray, "16 3"], tips: dict[str, np.ndarray]
+) -> Float[np.ndarray, "16 3"]:
+    """Far end of each finger joint's bone; the wrist's row is unused."""
     ends = np.zeros((16, 3))
     for joint, parent in enumerate(PARENTS):
         if parent > 0:
@@ -94,8 +97,8 @@ def bone_ends(joints: np.ndarray, tips: dict[str, np.ndarray]) -> np.ndarray:
     return ends
 
 
-def flexion_axes() -> np.ndarray:
-    """Axis [16, 3] about which each joint bends towards the palm; wrist: 0."""
+def flexion_axes() -> Float[np.ndarray, "16 3"]:
+    """Axis about which each joint bends towards the palm; wrist: 0."""
     joints, _ = rest_joints()
     axes = np.zeros((16, 3))
     for finger in FINGERS[:4]:
@@ -108,7 +111,7 @@ def flexion_axes() -> np.ndarray:
     return axes
 
 
-def flesh(joints: np.ndarray, tips: dict[str, np.ndarray]) -> list[Cone]:
+def flesh(joints: Float[np.ndarray, "16 3"], tips: dict[str, np.ndarray]) -> list[Cone]:
     """Round cones of fingers, metacarpals, pads, webs and forearm."""
     cones = []
     for group, finger in enumerate(FINGERS, start=1):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from homae_jax.synthetic.hand_model.skeleton import PALM, Cone
 
@@ -11,7 +12,9 @@ PALM_BLEND, FINGER_BLEND, JOIN_BLEND = 0.0032, 0.0012, 0.0022  # metres
 Field = Callable[[np.ndarray], np.ndarray]
 
 
-def round_cone_distance(points: np.ndarray, cone: Cone) -> np.ndarray:
+def round_cone_distance(
+    points: Float[np.ndarray, "p 3"], cone: Cone
+) -> Float[np.ndarray, " p"]:
     """Signed distance to the hull of two balls (Quilez' closed form)."""
     axis = cone.b - cone.a
     l2, rr = axis @ axis, cone.radius_a - cone.radius_b
@@ -29,7 +32,9 @@ def round_cone_distance(points: np.ndarray, cone: Cone) -> np.ndarray:
     return np.where(np.sign(z) * a2 * z2 > k, near_b, out)
 
 
-def smooth_union(distances: Sequence[np.ndarray], blend: float) -> np.ndarray:
+def smooth_union(
+    distances: Sequence[np.ndarray], blend: float
+) -> Float[np.ndarray, " p"]:
     """Exponential smooth minimum; does not depend on the order."""
     stacked = np.stack(distances)
     low = stacked.min(0)
@@ -60,14 +65,18 @@ def hand_field(cones: list[Cone]) -> Field:
     return field
 
 
-def gradient(points: np.ndarray, field: Field, step: float = 2e-4) -> np.ndarray:
+def gradient(
+    points: Float[np.ndarray, "p 3"], field: Field, step: float = 2e-4
+) -> Float[np.ndarray, "p 3"]:
     """Central differences."""
     offsets = np.eye(3) * step
     differences = [field(points + d) - field(points - d) for d in offsets]
     return np.stack(differences, 1) / (2 * step)
 
 
-def project(points: np.ndarray, field: Field, iterations: int) -> np.ndarray:
+def project(
+    points: Float[np.ndarray, "p 3"], field: Field, iterations: int
+) -> Float[np.ndarray, "p 3"]:
     """Newton steps onto the surface."""
     for _ in range(iterations):
         g = gradient(points, field)
@@ -77,8 +86,8 @@ def project(points: np.ndarray, field: Field, iterations: int) -> np.ndarray:
 
 
 def surface_nets(
-    values: np.ndarray, origin: np.ndarray, pitch: float
-) -> tuple[np.ndarray, np.ndarray]:
+    values: Float[np.ndarray, "nx ny nz"], origin: Float[np.ndarray, "3"], pitch: float
+) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
     """Naive surface nets (Gibson 1998): one vertex per cell the surface crosses.
 
     Open where the surface leaves the lattice. Returns vertices and outward triangles.
