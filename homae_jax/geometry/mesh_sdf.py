@@ -89,6 +89,15 @@ def signed_distance_batch(
     )
 
 
+def winding_number(
+    points: Float[Array, "p 3"],
+    vertices: Float[Array, "v 3"],
+    faces: Int[Array, "f 3"],
+) -> Float[Array, " p"]:
+    """How often a mesh is wound round each point: 1 inside, 2 where it overlaps."""
+    return _squared_and_turns(points, vertices[faces], "winding")[1]
+
+
 def _components(x: Array) -> Vector:
     return x[..., 0], x[..., 1], x[..., 2]
 

@@ -168,7 +168,11 @@ def _make_template(
 ) -> dict[str, np.ndarray]:
     try:
         mesh = trimesh.load(
-            io.BytesIO(content), file_type="obj", force="mesh", process=False
+            io.BytesIO(content),
+            file_type="obj",
+            force="mesh",
+            process=False,
+            skip_materials=True,
         )
         vertices = np.asarray(mesh.vertices, np.float64)
         faces = np.asarray(mesh.faces, np.int64)
