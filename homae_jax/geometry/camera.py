@@ -2,7 +2,11 @@
 
 Pixels: the centre of the top-left pixel is (0, 0), x to the right, y down. OpenCV camera
 frame: x right, y down, z forward; OpenGL (``_gl``): x right, y up, z backward. No
-distortion. Intrinsics are used as full matrices: those of a rotated crop may carry skew.
+distortion.
+
+Intrinsics are full matrices whose last row is (0, 0, 1). Those of a turned crop have a
+general 2x2 block wherever fx and fy differ, so nobody may read fx, fy, cx, cy off the
+diagonal and the last column alone: multiply and invert the whole matrix.
 """
 
 import jax
@@ -13,6 +17,7 @@ from jaxtyping import Float
 Array = jax.Array | np.ndarray
 
 GL_TO_CV = np.diag([1.0, -1.0, -1.0])
+_GL_SIGNS = np.diag(GL_TO_CV)
 MIN_DEPTH = 1e-3  # metres; nearer points project as if they were this far
 
 
@@ -26,10 +31,7 @@ def project(
     plane = xp.stack(
         [plane[..., 0], plane[..., 1], xp.ones_like(plane[..., 0])], axis=-1
     )
-    two_rows = xp.swapaxes(intrinsics[..., :2, :], -1, -2)
-    if xp is jnp:
-        return jnp.matmul(plane, two_rows, precision="highest")
-    return plane @ two_rows
+    return _matmul(plane, xp.swapaxes(intrinsics[..., :2, :], -1, -2))
 
 
 def unproject(
@@ -40,13 +42,21 @@ def unproject(
     """Camera-frame points at which pixels lie, given their z."""
     xp = jnp if isinstance(points_px, jax.Array) else np
     homogeneous = xp.concatenate([points_px, xp.ones_like(points_px[..., :1])], axis=-1)
-    rays = homogeneous @ xp.swapaxes(xp.linalg.inv(intrinsics), -1, -2)
+    rays = _matmul(homogeneous, xp.swapaxes(xp.linalg.inv(intrinsics), -1, -2))
     return rays * depth[..., None]
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """Product in full float32: accelerators would round the factors otherwise."""
+    if isinstance(a, jax.Array):
+        return jnp.matmul(a, b, precision="highest")
+    return a @ b
 
 
 def points_gl_to_cv(points_gl: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
     """OpenGL camera points -> OpenCV; its own inverse."""
-    return points_gl * np.array([1.0, -1.0, -1.0], points_gl.dtype)
+    signs = _GL_SIGNS.astype(points_gl.dtype)
+    return points_gl * signs.reshape((1,) * (points_gl.ndim - 1) + (3,))
 
 
 def pose_gl_to_cv(
@@ -56,7 +66,8 @@ def pose_gl_to_cv(
 
     The model frame is untouched; its own inverse.
     """
-    return GL_TO_CV @ rotmat_gl, GL_TO_CV @ trans_gl
+    signs = _GL_SIGNS.astype(rotmat_gl.dtype)
+    return rotmat_gl * signs[:, None], trans_gl * signs.astype(trans_gl.dtype)
 
 
 def roll_rotmat(angle: float) -> Float[np.ndarray, "3 3"]:
@@ -84,7 +95,9 @@ def crop_intrinsics(
 ) -> Float[np.ndarray, "3 3"]:
     """K' with K' (Rz X) = A (K X) for every X: exact also when fx != fy.
 
-    All 3D labels turn with the crop by Rz = roll_rotmat(angle); what remains of A K
-    is A K Rz^T, upper triangular but for a small skew where fx and fy differ.
+    All 3D labels turn with the crop by Rz = roll_rotmat(angle), and K' = A K Rz^T. With
+    fx = fy that is the plain pinhole matrix (HOISDF takes this case for granted); else
+    its upper-left block is symmetric with |fx - fy| / 2 x scale x |sin 2 angle| off
+    the diagonal.
     """
     return affine @ intrinsics @ roll_rotmat(angle).T
