@@ -10,15 +10,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from homae_jax.data import pipeline
 from homae_jax.data.ho3d import Ho3dSource
+from homae_jax.data.source import Source
 from homae_jax.errors import UserError
 from homae_jax.hand.mano import ManoModel
 from homae_jax.hand.mano_files import load_mano
@@ -153,7 +157,7 @@ def _cache_dir() -> Path:
     return Path(home) / "homae_jax" / "templates"
 
 
-def build_source(config: ml_collections.ConfigDict, split: str) -> Ho3dSource:
+def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """The frames of a split, read from the official HO-3D layout."""
     return Ho3dSource(data_paths(config).root, split)
 
@@ -199,7 +203,48 @@ def eval_frames(config: ml_collections.ConfigDict, num: int) -> np.ndarray:
     return np.linspace(0, num - 1, limit).round().astype(int)
 
 
-def example_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def build_train_iterator(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    object_names: Sequence[str],
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Endless augmented batches: this process's share of the global batch."""
+    return pipeline.train_iterator(
+        source,
+        rows=train_frames(config, len(source)),
+        batch_size=config.train.batch_size // process_count,
+        seed=config.seed,
+        example_options=example_options(config, object_names),
+        augment_options=config.data.augment.to_dict(),
+        threads=config.data.threads,
+        workers=config.data.workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def build_eval_batches(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    rows: np.ndarray,
+    object_names: Sequence[str],
+) -> Iterator[Batch]:
+    """Rows of a split once, in order, as they are, the last batch padded."""
+    return pipeline.eval_batches(
+        source,
+        rows=rows,
+        batch_size=config.evaluate.batch_size,
+        example_options=example_options(config, object_names),
+        threads=config.data.threads,
+    )
+
+
+def example_options(
+    config: ml_collections.ConfigDict, object_names: Sequence[str]
+) -> dict[str, Any]:
     """Keyword arguments of data.crops.make_example."""
     keys = (
         "image_size",
@@ -210,12 +255,7 @@ def example_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "object_center",
         "object_center_depth",
     )
-    return {key: config.data[key] for key in keys}
-
-
-def augment_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Keyword arguments of the augmentation; training only."""
-    return config.data.augment.to_dict()
+    return {key: config.data[key] for key in keys} | {"object_names": object_names}
 
 
 def target_options(config: ml_collections.ConfigDict) -> dict[str, Any]:

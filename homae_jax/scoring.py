@@ -1,0 +1,285 @@
+"""Scores parameters on a split and draws what they say: `evaluate_state`.
+
+Used by the entry points evaluate and train (at its end); like assembly.py it reads
+`config`, and nothing below the entry points imports it. Camera frame, metres; results
+carry their units in the keys (evaluation/report.py).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from homae_jax import assembly
+from homae_jax.data import pipeline
+from homae_jax.data.source import Source
+from homae_jax.evaluation import evaluator, report, tables
+from homae_jax.evaluation.runner import ModelRunner, Shown, spread
+from homae_jax.geometry import rotations
+from homae_jax.hand.mano import ManoModel, mano_forward
+from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
+from homae_jax.schema import Batch
+from homae_jax.viz import figures
+
+PROBED_FRAMES = 96  # reconstruction and SDF signs are measured on about so many
+TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
+NUM_SLICED = 4  # frames in the figure of SDF slices
+SLICE_LIMIT = 0.05  # metres, where their colours saturate
+CURVES = {
+    "loss": ("loss",),
+    "errors on training batches, mm": ("mje_mm", "oce_mm"),
+    "signed distance": ("sdf_hand", "sdf_object"),
+    "reconstruction": ("rec", "rec_masked"),
+    "joints and vertices": ("joints", "vertices"),
+    "learning rate": ("learning_rate", "lr"),
+}
+
+
+def evaluate_state(
+    config: ml_collections.ConfigDict,
+    params: Any,
+    *,
+    parts: assembly.Parts,
+    workdir: str | Path,
+    split: str,
+    step: int,
+) -> report.Result:
+    """Scores parameters on a split; writes JSON and figures, prints the table.
+
+    Args:
+      params: of `parts.model`, on the host or any one device.
+      step: when they were saved; kept in the result.
+    """
+    workdir = Path(workdir)
+    source = assembly.build_source(config, split)
+    frames = assembly.eval_frames(config, len(source))
+    batch_size = config.evaluate.batch_size
+    num_batches = pipeline.num_batches(len(frames), batch_size)
+    probed = spread(-(-PROBED_FRAMES // batch_size), num_batches)
+    shown = shown_rows(frames, probed, batch_size, config.evaluate.num_figures)
+    truth = HandTruth(source, parts, fingertips=config.evaluate.fingertips)
+    runner = ModelRunner(
+        params,
+        model=parts.model,
+        mano=parts.mano,
+        templates=parts.templates,
+        true_vertices=truth.vertices,
+        probed_batches=probed.tolist(),
+        shown_samples=shown,
+        near_sigma=config.targets.near_sigma,
+        has_masking=config.model.mask.enabled,
+        seed=config.seed,
+    )
+    batches = assembly.build_eval_batches(config, source, frames, parts.object_names)
+    result = evaluator.evaluate(
+        runner,
+        map(truth.mark, batches),
+        source=source,
+        templates=parts.templates,
+        object_names=parts.object_names,
+        trivial=fit_trivial(config, parts),
+        dataset=config.data.dataset,
+        settings=config.protocol.to_dict() | {"split": split, "step": int(step)},
+        num_batches=num_batches,
+    )
+    result["probed"] = {
+        "num_samples": runner.num_probed,
+        "near_sigma_mm": 1e3 * config.targets.near_sigma,
+    }
+    name = f"{config.data.dataset}_{split}"
+    report.write_result(result, workdir / "eval" / f"{name}.json")
+    write_figures(workdir / "figures", name, runner.shown, source=source, parts=parts)
+    write_curves(workdir)
+    print(tables.format_result(result))
+    return result
+
+
+class HandTruth:
+    """True hands of a split: a benchmark's own joints and meshes, or MANO's of labels.
+
+    HO-3D's evaluation split has no pose labels, but its truth is published: there,
+    hands count as labelled for scores.
+    """
+
+    def __init__(self, source: Source, parts: assembly.Parts, *, fingertips: str):
+        self._source = source
+        self._is_published = source.ground_truth(0) is not None
+        self._pose = jax.jit(
+            lambda batch: posed_hand(batch, parts.mano, fingertips=fingertips)
+        )
+
+    def mark(self, batch: Batch) -> Batch:
+        """The batch with `has_hand` on where its joints can be scored."""
+        if not self._is_published:
+            return batch
+        return batch._replace(has_hand=np.ones(len(batch.is_real), bool))
+
+    def vertices(self, batch: Batch) -> Float[np.ndarray, "b 778 3"]:
+        """True vertices, camera frame; meaningless where `has_hand` is off."""
+        rows = [self._source.ground_truth(int(i)) for i in batch.sample_index]
+        if any(row is None or row.vertices is None for row in rows):
+            return np.asarray(self._pose(batch))
+        return np.stack([row.vertices for row in rows]).astype(np.float32)
+
+
+def posed_hand(batch: Batch, mano: ManoModel, *, fingertips: str) -> jax.Array:
+    """Vertices of the labelled MANO pose, at the labelled wrist."""
+    rotmat = rotations.aa_to_rotmat(jnp.asarray(batch.hand_pose))
+    posed = mano_forward(
+        mano, rotmat, jnp.asarray(batch.hand_betas), fingertips=fingertips
+    )
+    return posed.vertices - posed.joints[:, :1] + jnp.asarray(batch.wrist)[:, None]
+
+
+def shown_rows(
+    frames: np.ndarray, probed: np.ndarray, batch_size: int, num: int
+) -> list[int]:
+    """Frames to draw, spread over the probed batches."""
+    starts = [int(probed[i % len(probed)]) * batch_size for i in range(num)]
+    turn = [i // len(probed) for i in range(num)]
+    rows = {start + t for start, t in zip(starts, turn, strict=True)}
+    return [int(frames[row]) for row in sorted(rows) if row < len(frames)]
+
+
+def fit_trivial(
+    config: ml_collections.ConfigDict, parts: assembly.Parts
+) -> evaluator.TrivialPredictor:
+    """Means over frames of the training split, spread over all of it."""
+    source = assembly.build_source(config, config.data.train_split)
+    frames = assembly.train_frames(config, len(source))
+    frames = frames[spread(TRIVIAL_FRAMES, len(frames))]
+    fingertips = config.evaluate.fingertips
+    pose = jax.jit(lambda batch: posed_hand(batch, parts.mano, fingertips=fingertips))
+    rows = []
+    for batch in assembly.build_eval_batches(
+        config, source, frames, parts.object_names
+    ):
+        hand = batch.is_real & batch.has_hand
+        obj = batch.is_real & batch.has_object
+        wrist = batch.wrist[:, None]
+        rows.append(
+            (
+                (batch.joints - wrist)[hand],
+                (np.asarray(pose(batch)) - wrist)[hand],
+                batch.object_rotmat[obj],
+                (batch.object_trans - batch.object_center)[obj],
+            )
+        )
+    columns = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return evaluator.fit_trivial(*columns)
+
+
+def write_figures(
+    folder: Path,
+    name: str,
+    shown: Sequence[Shown],
+    *,
+    source: Source,
+    parts: assembly.Parts,
+) -> None:
+    """Draws the frames kept by the runner into `folder`."""
+    hand_faces = np.asarray(parts.mano.closed_faces)
+    rows = [_qualitative_row(each, source, parts) for each in shown]
+    figures.write_png(
+        folder / f"{name}_predictions.png",
+        figures.qualitative_figure(rows, hand_faces, title=f"{name}: predictions"),
+    )
+    masked = [each for each in shown if each.reconstruction is not None]
+    if masked:
+        figures.write_png(
+            folder / f"{name}_reconstructions.png", _reconstructions(masked, source)
+        )
+    sliced = list(shown[:NUM_SLICED])
+    figures.write_png(folder / f"{name}_sdf.png", _sdf_slices(sliced, source))
+
+
+def _qualitative_row(
+    shown: Shown, source: Source, parts: assembly.Parts
+) -> figures.QualitativeRow:
+    batch, answer = shown.batch, shown.answer
+    index = int(batch.object_index)
+    template = np.asarray(parts.templates.vertices)[index]
+    gt_hand = shown.gt_vertices if batch.has_hand else None
+    gt_object = template @ batch.object_rotmat.T + batch.object_trans
+    pred_object = template @ answer.object_rotmat.T + answer.object_trans
+    return figures.QualitativeRow(
+        image=batch.image,
+        intrinsics=batch.intrinsics,
+        gt=figures.PosedPair(gt_hand, gt_object if batch.has_object else None),
+        pred=figures.PosedPair(answer.vertices, pred_object),
+        object_faces=np.asarray(parts.templates.faces)[index],
+        caption=_caption(shown, source, parts.object_names[index]),
+    )
+
+
+def _caption(shown: Shown, source: Source, object_name: str) -> str:
+    """Name, object, errors and what is visible, for the line above a row."""
+    batch, answer = shown.batch, shown.answer
+    index = int(batch.sample_index)
+    words = [source.frame_name(index), object_name]
+    if batch.has_hand:
+        error = (answer.joints - answer.joints[:1]) - (batch.joints - batch.joints[:1])
+        words.append(f"MJE {1e3 * np.linalg.norm(error, axis=-1).mean():.0f} mm")
+    if batch.has_object:
+        offset = answer.object_trans - batch.object_trans
+        words.append(f"OCE {1e3 * np.linalg.norm(offset):.0f} mm")
+    info = source.frame_info(index)
+    for part in ("hand", "object"):
+        if np.isfinite(info[f"{part}_visibility"]):
+            words.append(f"{part} seen {100 * info[f'{part}_visibility']:.0f} %")
+    return "    ".join(words)
+
+
+def _reconstructions(shown: Sequence[Shown], source: Source) -> np.ndarray:
+    def pictures(field: str) -> list[np.ndarray]:
+        return [
+            figures.picture_from_normalised(
+                getattr(each.reconstruction, field), IMAGE_MEAN, IMAGE_STD
+            )
+            for each in shown
+        ]
+
+    return figures.reconstruction_sheet(
+        pictures("clean_image"),
+        pictures("masked_image"),
+        pictures("image"),
+        names=[source.frame_name(int(each.batch.sample_index)) for each in shown],
+        title="Masked images and their reconstruction",
+    )
+
+
+def _sdf_slices(shown: Sequence[Shown], source: Source) -> np.ndarray:
+    """Crop and slices through the predicted hand and object, facing the camera."""
+    rows = []
+    for each in shown:
+        has_truth = {"hand": each.batch.has_hand, "object": each.batch.has_object}
+        slices = [
+            figures.sdf_slice(
+                each.slices[part][0],
+                gt_values=each.slices[part][1] if has_truth[part] else None,
+                limit=SLICE_LIMIT,
+            )
+            for part in ("hand", "object")
+        ]
+        rows.append([each.batch.image, *slices])
+    return figures.contact_sheet(
+        rows,
+        column_titles=("input", "SDF of the hand", "SDF of the object"),
+        row_titles=[(source.frame_name(int(s.batch.sample_index)),) for s in shown],
+        title="Signed distance: inside warm, surface black, true surface green",
+        cell=224,
+    )
+
+
+def write_curves(workdir: Path) -> None:
+    """Training curves of the run, where it has any."""
+    path = workdir / "metrics.jsonl"
+    if path.is_file():
+        records = figures.read_metrics(path)
+        sheet = figures.training_curves(records, CURVES, title=workdir.name)
+        figures.write_png(workdir / "figures" / "curves.png", sheet)
