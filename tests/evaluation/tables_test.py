@@ -1,0 +1,179 @@
+"""What the tables say, in every format, of a result with known numbers."""
+
+import json
+
+import pytest
+
+from homae_jax.errors import UserError
+from homae_jax.evaluation import rendering, tables
+
+METRICS = {
+    "mje_mm": 21.84,
+    "mje_root_mm": 21.84,
+    "st_mje_mm": 20.0,
+    "pa_mje_mm": 9.876,
+    "j_auc": 0.5,
+    "pa_j_auc": 0.8,
+    "v_pe_mm": 22.0,
+    "pa_v_pe_mm": 10.0,
+    "v_auc": 0.5,
+    "pa_v_auc": 0.79,
+    "f_5": 0.4,
+    "f_15": 0.9,
+    "pa_f_5": 0.6,
+    "pa_f_15": 0.95,
+    "oce_mm": 17.0,
+    "mce_mm": 25.0,
+    "add_s_mm": 11.0,
+    "ome_mm": 40.0,
+    "object_rotation_deg": 30.0,
+    "rec_masked_mse": 0.25,
+    "sdf_sign_hand": 0.93,
+    "new_value": 0.125,
+}
+BASELINES = {"mje_mm": 43.68, "oce_mm": 34.0, "rec_masked_mse": 0.5, "j_auc": 0.1}
+
+
+def make_result(dataset="ho3d"):
+    group = {"num_samples": 7, "metrics": METRICS, "baselines": BASELINES}
+    bounds = {"visible_from": 0.4, "visible_below": 0.6}
+    section = {
+        "excluded": {"object_metrics_019_pitcher_base": 1234},
+        "metrics": METRICS,
+        "baselines": BASELINES,
+        "per_object": {"006_mustard_bottle": group},
+        "by_occlusion": {"hand": {"heavy": bounds | group}, "object": {}},
+    }
+    settings = {"dataset": dataset, "split": "evaluation", "root": "gt"}
+    return {
+        "protocol": {"name": "hoisdf", "hand": "standard", **settings},
+        "num_samples": 11524,
+        **section,
+        "other_protocols": {"standard": {**section, "excluded": {}}},
+        "probed": {"num_samples": 96},
+    }
+
+
+def row_of(text, label):
+    (line,) = [x for x in text.splitlines() if x.strip().startswith(label)]
+    return line.split()
+
+
+def test_table_3_has_the_papers_columns_rows_and_our_counts():
+    text = rendering.render(tables.table_3(make_result()))
+    header = row_of(text, "method")
+    assert header[:6] == ["method", "MJE", "ST-MJE", "PA-MJE", "OME", "ADD-S"]
+    assert row_of(text, "HOISDF")[1:6] == ["23.6", "22.8", "9.6", "48.5", "17.8"]
+    assert row_of(text, "HOMAE (paper)")[2:7] == ["21.8", "20.5", "9.8", "39.3", "14.2"]
+    own = row_of(text, "ours")
+    assert own == ["ours", "21.8", "20.0", "9.9", "40.0", "11.0", "11524/10290"]
+    assert "protocol hoisdf" in text and "root=gt" in text
+    assert "left out of object metrics: 1234 (019 pitcher base)" in text
+
+
+def test_table_1_has_the_papers_columns_and_decimals():
+    table = tables.table_1(make_result("dexycb"))
+    assert tuple(table.header[1:6]) == ("MJE", "PA-MJE", "OCE", "MCE", "ADD-S")
+    own = row_of(rendering.render(table), "ours")
+    assert own[1:6] == ["21.8", "9.88", "17.0", "25.0", "11.0"]
+
+
+def test_table_2_prints_shares_as_percent():
+    own = row_of(rendering.render(tables.table_2(make_result("dexycb"))), "ours")
+    assert own[1:6] == ["80.0", "10.0", "79.0", "60.0", "95.0"]
+
+
+def test_table_4_puts_single_objects_beside_the_published_ones():
+    text = rendering.render(tables.table_4(make_result()))
+    assert row_of(text, "006_mustard_bottle") == [
+        *("006_mustard_bottle", "52.1", "42.3", "40.0", "13.1", "11.2", "11.0", "7"),
+    ]
+    assert row_of(text, "010_potted_meat_can")[3] == "-"
+    assert row_of(text, "mean")[-1] == "10290"
+
+
+def test_overview_gives_the_ratio_to_the_trivial_predictor():
+    text = rendering.render(tables.overview_table(make_result()))
+    assert row_of(text, "hand  MJE, mm")[-4:] == ["21.8", "43.7", "0.50", "11524"]
+    assert row_of(text, "object  OCE, mm")[-4:] == ["17.0", "34.0", "0.50", "10290"]
+    assert row_of(text, "hand  J-AUC, %")[-4:] == ["50.0", "10.0", "-", "11524"]
+    assert row_of(text, "image")[-4:] == ["0.2500", "0.5000", "0.50", "96"]
+    assert row_of(text, "SDF")[-4:] == ["93.0", "-", "-", "96"]
+    assert row_of(text, "new_value")[-4:] == ["0.1250", "-", "-", "96"]
+    assert "wrist on wrist" not in text  # says the same as the line before
+
+
+@pytest.mark.parametrize("dataset", ["ho3d", "dexycb", "synthetic"])
+def test_format_result_fits_a_terminal(dataset):
+    text = tables.format_result(make_result(dataset))
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.isascii()
+    assert ("Table III" in text) == (dataset == "ho3d")
+    assert ("Table II." in text) == (dataset == "dexycb")
+
+
+def test_format_result_without_hand_labels_or_occlusion_still_prints():
+    result = make_result()
+    kept = {key: METRICS[key] for key in ("oce_mm", "add_s_mm", "ome_mm", "mce_mm")}
+    result |= {"metrics": kept, "baselines": {}, "by_occlusion": {"hand": {}}}
+    result["per_object"]["006_mustard_bottle"]["metrics"] = kept
+    text = tables.format_result(result)
+    assert row_of(text, "ours")[1:4] == ["-", "-", "-"]
+    assert "visible" not in text and "trivial:" not in text
+
+
+def test_occlusion_table_shows_both_parts():
+    own = row_of(rendering.render(tables.occlusion_table(make_result())), "heavy")
+    assert own == [
+        *("heavy", "(40-60", "%)", "21.8", "9.9", "43.7", "7", "-", "-", "-", "0"),
+    ]
+
+
+def test_protocols_table_counts_each_protocols_samples():
+    text = rendering.render(tables.protocols_table(make_result()))
+    assert row_of(text, "hoisdf")[-1] == "10290"
+    assert row_of(text, "standard")[-1] == "11524"
+
+
+def test_runs_table_lists_runs():
+    text = rendering.render(tables.runs_table({"full": make_result()}, title="Table V"))
+    assert text.startswith("Table V\n") and row_of(text, "full")[1] == "21.8"
+
+
+def test_submission_table_prints_cm_as_the_leaderboard():
+    scores = {
+        "num_frames": 3,
+        "mje_cm": 2.184,
+        "mje_mm": 21.84,
+        "j_auc": 0.5,
+        "f_5": 0.4,
+    }
+    text = rendering.render(tables.submission_table(scores))
+    assert row_of(text, "joints: error")[-2:] == ["2.18", "21.8"]
+    assert row_of(text, "f_5, %")[-2:] == ["40.0", "-"]
+
+
+def test_render_markdown_has_a_row_per_row():
+    text = rendering.render(tables.table_3(make_result()), "markdown")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 5 and {row.count("|") for row in rows} == {8}
+
+
+def test_render_latex_escapes_and_closes():
+    text = rendering.render(tables.table_4(make_result()), "latex")
+    assert r"006\_mustard\_bottle & 52.1 &" in text
+    assert text.count(r"\\") == 5 and text.endswith(r"\end{table}")
+    assert r"\begin{tabular}{lrrrrrrr}" in text
+
+
+def test_render_json_keeps_full_numbers():
+    table = json.loads(rendering.render(tables.table_3(make_result()), "json"))
+    own = table["rows"][-1]
+    assert own["method"] == "ours" and own["PA-MJE"] == 9.876
+    whole = json.loads(tables.format_result(make_result(), "json"))
+    assert [x["title"].split(".")[0] for x in whole][:2] == ["Table III", "Table IV"]
+
+
+def test_render_raises_on_an_unknown_format():
+    with pytest.raises(UserError, match='"html": use one of console'):
+        rendering.render(tables.table_3(make_result()), "html")
