@@ -9,6 +9,7 @@ from homae_jax.hand.joints import PARENTS
 
 FINGERS = ("index", "middle", "little", "ring", "thumb")  # MANO's kinematic order
 WRIST_CUT_X = 0.110  # plane at which the forearm is cut open
+Point = np.ndarray | tuple[float, float, float]
 PALM = 0  # group of the palm's cones; the fingers' are 1..5
 
 
@@ -122,7 +123,7 @@ def flesh(joints: Float[np.ndarray, "16 3"], tips: dict[str, np.ndarray]) -> lis
             cones.append(Cone(i + n, *ends, group))
     knuckle = {finger: joints[first_joint(finger)] for finger in FINGERS}
 
-    def palm(a: np.ndarray, b: np.ndarray, radius_a: float, radius_b: float) -> None:
+    def palm(a: Point, b: Point, radius_a: float, radius_b: float) -> None:
         cones.append(Cone(0, np.array(a), np.array(b), radius_a, radius_b, PALM))
 
     carpals = {
