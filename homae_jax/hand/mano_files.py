@@ -153,6 +153,14 @@ class _OfficialPickler(pickle._Pickler):  # in Python: it can be told class name
         else:
             super().save(obj, save_persistent_id)
 
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if getattr(obj, "__module__", None) == "numpy._core.multiarray":
+            # numpy 1's name, which numpy 2 still reads.
+            self.write(pickle.GLOBAL + f"numpy.core.multiarray\n{name}\n".encode())
+            self.memoize(obj)
+        else:
+            super().save_global(obj, name)
+
     def _save_instance(self, module: str, name: str, state: dict) -> None:
         self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
         self.write(pickle.EMPTY_TUPLE + pickle.NEWOBJ)

@@ -216,7 +216,7 @@ class _Resolver:
         self._budget -= len(raw)
         if self._budget < 0:
             raise pickle.UnpicklingError("it asks for too much memory")
-        return raw.encode("latin1") if isinstance(raw, str) else raw
+        return raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
 
 
 def _to_dtype(value: Any) -> np.dtype:

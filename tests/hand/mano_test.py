@@ -128,9 +128,12 @@ def test_mano_forward_bends_only_what_hangs_on_the_joint(model, joint):
     assert set(np.flatnonzero(moved)) == set(range(joint + 1, last + 1))
     owner = np.asarray(model.skinning_weights)
     free = owner[:, joint : last + 1].sum(1) == 0
-    free &= np.abs(np.asarray(model.pose_basis)[..., 9 * (joint - 1) :][..., :9]).max(
-        (1, 2)
-    ) == 0
+    free &= (
+        np.abs(np.asarray(model.pose_basis)[..., 9 * (joint - 1) :][..., :9]).max(
+            (1, 2)
+        )
+        == 0
+    )
     np.testing.assert_allclose(
         bent.vertices[free], rest.vertices[free], atol=MICROMETRE
     )
