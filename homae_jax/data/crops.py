@@ -198,7 +198,7 @@ def warp_picture(
             (width, height),
             interpolation=cv2.INTER_AREA,
         )
-        affine = affine @ _resize_affine(shrink)
+        affine = affine @ _resize_affine(float(shrink))
     return cv2.warpAffine(image, affine[:2], (size, size), flags=cv2.INTER_LINEAR)
 
 

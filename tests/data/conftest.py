@@ -1,0 +1,15 @@
+import pytest
+
+from tests.data import ho3d_tree
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """The tiny HO-3D tree, for tests that leave it as it is."""
+    return ho3d_tree.write_tree(tmp_path_factory.mktemp("ho3d"))
+
+
+@pytest.fixture
+def own_tree(tmp_path):
+    """The same, to break."""
+    return ho3d_tree.write_tree(tmp_path / "ho3d")
