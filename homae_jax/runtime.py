@@ -1,0 +1,52 @@
+"""What must be settled before JAX starts, and what devices it then has.
+
+`prepare` comes first in an entry point, before anything imports JAX.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from homae_jax.errors import UserError
+
+DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
+
+
+def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
+    """Compilation cache, quiet logs and, if asked, determinism and NaN checks.
+
+    The cache holds trusted code: it is this user's alone. What the user has set in
+    the environment stays.
+    """
+    if deterministic and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC_FLAG}".strip()
+    folder = cache_dir() / "compiled"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    if debug_nans:
+        os.environ["JAX_DEBUG_NANS"] = "true"
+
+
+def cache_dir() -> Path:
+    """This user's cache: compiled programs, object templates."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "homae_jax"
+
+
+def check_device(device: str, *, allow_cpu: bool) -> str:
+    """Describes the devices; refuses a CPU unless the configuration is meant for it."""
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"running on {len(devices)} x {devices[0].device_kind}"
+    if device == "any" or allow_cpu:
+        return "no GPU found: running on the CPU"
+    raise UserError(
+        "no GPU found, and this configuration is meant for one: check the driver and "
+        "that JAX was installed with its CUDA extra, or pass --allow_cpu"
+    )

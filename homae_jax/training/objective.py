@@ -1,0 +1,67 @@
+"""The loss of a batch as a function of the parameters: targets, network, terms."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from homae_jax.losses import total_loss
+from homae_jax.schema import Batch, ObjectTemplates
+from homae_jax.targets import compute_targets, point_jitter
+
+LossFn = Callable[[Any, Batch, Array, Array], tuple[Array, dict[str, Array]]]
+
+
+def make_loss_fn(
+    model: Any,
+    *,
+    mano: Any,
+    templates: ObjectTemplates,
+    target_options: Mapping[str, Any],
+    loss_options: Mapping[str, Any],
+    jitter: Sequence[float],
+    steps_per_epoch: int,
+    switch_step: int,
+    own_points_probability: float,
+) -> LossFn:
+    """(params, batch, key, step) -> (loss, terms).
+
+    Pose points are the jittered true surface; from `switch_step` on, the network's own
+    with a probability, drawn once per step (HOISDF).
+    """
+
+    def loss_fn(
+        params: Any, batch: Batch, key: Array, step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        target_key, mask_key, dropout_key, choice_key = jax.random.split(key, 4)
+        targets = compute_targets(
+            target_key,
+            batch,
+            mano=mano,
+            templates=templates,
+            point_jitter=point_jitter(
+                step, steps_per_epoch=steps_per_epoch, jitter=jitter
+            ),
+            **target_options,
+        )
+        own_points: bool | Array = False
+        if own_points_probability > 0:
+            draw = jax.random.uniform(choice_key)
+            own_points = (step >= switch_step) & (draw < own_points_probability)
+        outputs = model.apply(
+            {"params": params},
+            batch,
+            mano,
+            targets=targets,
+            own_points=own_points,
+            train=True,
+            mask_image=True,
+            reconstruct=True,
+            rngs={"mask": mask_key, "dropout": dropout_key},
+        )
+        loss, terms = total_loss(outputs, targets, batch, **loss_options)
+        return loss, {**terms, "own_points": jnp.asarray(own_points, jnp.float32)}
+
+    return loss_fn
