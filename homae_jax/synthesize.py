@@ -23,6 +23,7 @@ made here derives from MANO, HO-3D or YCB files, unless --models names some.
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -196,7 +197,8 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
     )
     _say("hand")
     hand_model = _write_hand(root / "mano")
-    grasps = _make_grasps(hand_model, models_dir, clips, settings["seed"])
+    mano_file = root / "mano" / "MANO_RIGHT.pkl"
+    grasps = _make_grasps(mano_file, models_dir, clips, settings["seed"])
     options = {key: settings[key] for key in scenes.SceneOptions._fields}
     production.save_world(
         world,
@@ -259,9 +261,34 @@ def _hand_shape(model: dict[str, Any]) -> scenes.HandShape:
 
 
 def _make_grasps(
-    model: dict[str, Any], models_dir: Path, clips: Sequence[scenes.Clip], seed: int
+    mano_file: Path, models_dir: Path, clips: Sequence[scenes.Clip], seed: int
 ) -> scenes.Grasps:
-    raise NotImplementedError
+    """A grasp for every row that the clips name, with their people's hand shapes."""
+    from homae_jax.hand.mano_files import load_mano
+    from homae_jax.objects.templates import load_templates
+    from homae_jax.synthetic.grasps import synthesize_grasps
+
+    wanted = {
+        row: (clip.object_name, clip.subject) for clip in clips for row in clip.grasps
+    }
+    rows = [wanted[row] for row in range(len(wanted))]
+    names = sorted({name for name, _ in rows})
+    templates, _ = load_templates(models_dir, names, cache_dir=_template_cache())
+    found = synthesize_grasps(
+        seed,
+        np.array([names.index(name) for name, _ in rows], np.int32),
+        np.array([scenes.sample_betas(seed, who) for _, who in rows], np.float32),
+        templates=templates,
+        mano=load_mano(mano_file),
+    )
+    kept = {name: getattr(found, name) for name in scenes.Grasps._fields}
+    return scenes.Grasps(**kept)
+
+
+def _template_cache() -> Path:
+    """Where training looks for templates too: files are named by their contents."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "homae_jax" / "templates"
 
 
 def _clutter_names(
@@ -328,6 +355,7 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs `synthesize` with the flags."""
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")

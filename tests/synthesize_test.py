@@ -24,7 +24,7 @@ def toy_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         entry,
         "_make_grasps",
-        lambda model, models_dir, clips, seed: toy_world.grasps(
+        lambda mano_file, models_dir, clips, seed: toy_world.grasps(
             1 + max(grasp for clip in clips for grasp in clip.grasps)
         ),
     )
@@ -59,6 +59,8 @@ def test_synthesize_writes_a_complete_tree(tmp_path, toy_parts):
             assert {path.name for path in folder.iterdir()} == kinds
             for kind in kinds:
                 assert list((folder / kind).glob(f"{number}.*"))
+            meta = load_pickle(folder / "meta" / f"{number}.pkl")
+            assert meta["objTrans"].shape == (3,)
         shares = json.loads((root / f"visibility_{split}.json").read_text())
         assert list(shares) == frames
     truth = json.loads((root / "evaluation_xyz.json").read_text())

@@ -154,7 +154,8 @@ class World:
     def compose(self, clip: Clip, index: int) -> tuple[Stage, Labels]:
         """Sets up frame `index` of a clip."""
         rng = random_stream(self.options.seed, clip.split, clip.name, index)
-        grasp = Grasps(*(field[clip.grasps[index]] for field in self.grasps))
+        row = clip.grasps[index]  # copied: the fields may be memory-mapped
+        grasp = Grasps(*(np.array(field[row], np.float64) for field in self.grasps))
         model = self.model(clip.object_name)
         intrinsics = self._camera(clip)
         subject = self._subject(clip.subject)
