@@ -95,15 +95,17 @@ def _check_config_file(argv: Sequence[str]) -> None:
 def _unknown_key(argv: Sequence[str], error: Exception) -> str:
     """Names the mistyped key and the nearest one that exists."""
     overrides = [a.lstrip("-").partition("=")[0] for a in argv if "config." in a]
-    config = flags.FLAGS["config"].value
-    known = _known_keys(config) if isinstance(config, ml_collections.ConfigDict) else []
+    value = _config_argument(argv)
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS([argv[0], f"--config={value}"])
+    known = _known_keys(flags.FLAGS["config"].value)
     for override in overrides:
         key = override.removeprefix("config.")
-        if known and key not in known:
+        if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean --config.{near[0]}?" if near else ""
             return f"--{override}: no such key{hint}"
-    return f"--config={_config_argument(argv)}: {error}"
+    return f"--config={value}: {error}"
 
 
 def _known_keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:

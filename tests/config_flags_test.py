@@ -1,0 +1,178 @@
+"""Every mistake on a command line is one line that says what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+from homae_jax import config_flags
+from homae_jax.config_flags import Override
+from homae_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def small_config() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {
+            "name": "toy",
+            "model": {"depth": 2, "dropout": 0.1, "widths": (4, 8), "remat": False},
+            "train": {"steps": 5, "learning_rate": 1e-3},
+            "label": ml_collections.config_dict.placeholder(str),
+        }
+    )
+
+
+def overridden(text: str) -> ml_collections.ConfigDict:
+    config = small_config()
+    _, overrides = config_flags.split_overrides(text.split())
+    config_flags.apply_overrides(config, overrides)
+    return config
+
+
+def write_config(folder: Path, text: str) -> Path:
+    path = folder / "settings.py"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "group", "key", "value"),
+    [
+        ("--config.model.depth=3", "model", "depth", 3),
+        ("--config.model.depth 3", "model", "depth", 3),
+        ("--config.model.dropout=1", "model", "dropout", 1.0),
+        ("--config.model.dropout=1e-2", "model", "dropout", 0.01),
+        ("--config.model.widths=(1,2,3)", "model", "widths", (1, 2, 3)),
+        ("--config.model.widths=1,2", "model", "widths", (1, 2)),
+        ("--config.model.widths=16", "model", "widths", (16,)),
+        ("--config.model.remat", "model", "remat", True),
+        ("--config.model.remat=True", "model", "remat", True),
+        ("--config.model.remat=0", "model", "remat", False),
+    ],
+)
+def test_apply_overrides_reads_the_type_of_the_key(text, group, key, value):
+    found = overridden(text)[group][key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_apply_overrides_fills_a_placeholder():
+    assert overridden("--config.label=row=2").label == "row=2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--config.model.depht=3", 'did you mean "model.depth"'),
+        ("--config.depth=3", 'did you mean "model.depth"'),
+        ("--config.modle.depth=3", 'did you mean "model.depth"'),
+        ("--config.zzzzzz=3", "configs/common.py lists them all"),
+        ("--config.model=3", "is a group; its keys: depth, dropout"),
+        ("--config.model.depth.more=3", "model.depth is a value and has no keys"),
+        ("--config.model.depth=abc", "wants a whole number, like 2"),
+        ("--config.model.depth=1e3", "wants a whole number, like 2"),
+        ("--config.model.dropout=high", "wants a number, like 0.1"),
+        ("--config.model.widths=(1,'a')", r"wants a tuple of int, like \(4, 8\)"),
+        ("--config.model.widths=(1,", "wants a tuple of int"),
+        ("--config.model.remat=maybe", "wants true or false, like False"),
+        ("--config.model.depth", "no value; write --config.model.depth=VALUE"),
+    ],
+)
+def test_apply_overrides_names_the_mistake(text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        overridden(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_load_config_passes_the_argument_after_the_colon(tmp_path):
+    path = write_config(
+        tmp_path,
+        "import ml_collections\n"
+        "def get_config(size='small'):\n"
+        "    return ml_collections.ConfigDict({'size': size})\n",
+    )
+    assert config_flags.load_config(str(path)).size == "small"
+    assert config_flags.load_config(f"{path}:long").size == "long"
+
+
+def test_load_config_finds_the_projects_files_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = [Override("data.root", "/data/HO3D_v2")]
+    config = config_flags.load_config("configs/common.py", overrides)
+    assert config.data.root == "/data/HO3D_v2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = (\n", "settings.py:1: "),
+        ("x = 1\ny = 1 / 0\n", "settings.py:2: ZeroDivisionError"),
+        ("def get_config():\n    return missing\n", "settings.py:2: NameError"),
+        ("x = 1\n", r"defines no get_config\(\)"),
+        ("def get_config():\n    return {}\n", "returns no ConfigDict"),
+        ("def get_config(size):\n    return size\n", "wants an argument after"),
+    ],
+)
+def test_load_config_names_the_line_of_a_broken_file(tmp_path, text, message):
+    path = write_config(tmp_path, text)
+    with pytest.raises(UserError, match=message) as caught:
+        config_flags.load_config(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_load_config_refuses_an_argument_nobody_reads():
+    with pytest.raises(UserError, match="takes no argument after the colon"):
+        config_flags.load_config("configs/common.py:long")
+
+
+def test_load_config_lists_what_there_is():
+    with pytest.raises(UserError, match=r"common\.py.*did you mean common\.py"):
+        config_flags.load_config("configs/comon.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--wrokdir=x"], "--wrokdir: no such flag; did you mean --workdir"),
+        (["--confg.model.depth=1"], "--confg.model.depth: no such flag"),
+        (["train.steps=3"], "unexpected argument 'train.steps=3'.*--config.KEY=VALUE"),
+        (["--workdir"], "expected one argument; --help lists the flags"),
+        (["--work=x"], "--work: no such flag"),
+    ],
+)
+def test_parser_names_the_mistake(arguments, message):
+    parser = config_flags.Parser("A program.")
+    parser.add_argument("--workdir")
+    with pytest.raises(UserError, match=message):
+        parser.parse(arguments)
+
+
+def test_differences_lists_changed_and_new_keys():
+    config, other = small_config(), small_config()
+    config.model.depth = 7
+    other.train.extra = 1
+    assert list(config_flags.differences(config, other)) == [
+        ("model.depth", 7, 2),
+        ("train.extra", None, 1),
+    ]
+
+
+def test_run_prints_one_line_and_exits_with_2(capsys):
+    def main():
+        raise UserError("a.txt: no such file")
+
+    with pytest.raises(SystemExit) as caught:
+        config_flags.run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: a.txt: no such file\n"
+
+
+def test_config_flags_import_no_jax():
+    code = (
+        "import sys, homae_jax.config_flags, homae_jax.runtime\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,54 @@
+"""Devices and variables that have to be settled before JAX starts."""
+
+import os
+
+import pytest
+
+from homae_jax import runtime
+from homae_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_prepare_sets_the_deterministic_flag_only_when_asked(monkeypatch):
+    runtime.prepare()
+    assert "XLA_FLAGS" not in os.environ
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    runtime.prepare(deterministic=True)
+    assert os.environ["XLA_FLAGS"].split() == [
+        "--xla_cpu_enable_fast_math=false",
+        runtime.DETERMINISTIC_FLAG,
+    ]
+
+
+def test_prepare_makes_a_cache_that_only_its_owner_can_enter(tmp_path):
+    runtime.prepare()
+    folder = tmp_path / "homae_jax" / "compiled"
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_prepare_leaves_the_users_cache_alone(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    runtime.prepare()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/elsewhere"
+
+
+def test_check_devices_refuses_a_cpu_for_a_gpu_configuration():
+    with pytest.raises(UserError, match="add --allow_cpu"):
+        runtime.check_devices("gpu", allow_cpu=False)
+
+
+@pytest.mark.parametrize(("device", "allow_cpu"), [("any", False), ("gpu", True)])
+def test_check_devices_goes_on_where_a_cpu_is_allowed(device, allow_cpu):
+    assert "no GPU" in runtime.check_devices(device, allow_cpu=allow_cpu)
+
+
+def test_check_devices_refuses_an_unknown_device():
+    with pytest.raises(UserError, match='device="tpu": use gpu or any'):
+        runtime.check_devices("tpu", allow_cpu=True)
