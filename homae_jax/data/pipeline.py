@@ -99,7 +99,9 @@ class _ExampleMaker(NamedTuple):
     source: Source
     options: Mapping[str, Any]
 
-    def __call__(self, row: int, rng: np.random.Generator | None = None) -> Batch:
+    def __call__(
+        self, row: int | np.integer, rng: np.random.Generator | None = None
+    ) -> Batch:
         row = int(row)
         try:
             return Batch(**make_example(self.source[row], rng, **self.options))

@@ -1,12 +1,12 @@
 """What every data set looks like to the rest: frames by row, all in one convention.
 
-To add a data set, write a class with the four methods of `Source`. Everything it hands
+To add a data set, write a class with the methods of `Source`. Everything it hands
 over is in the OpenCV camera frame, metres and radians, joints in MANO order, poses with
 a flat mean, pixels of the full picture with the top-left centre at (0, 0): conversions
 end inside the source.
 """
 
-from typing import NamedTuple, Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -49,6 +49,7 @@ class GroundTruth(NamedTuple):
     vertices: Float[np.ndarray, "778 3"] | None  # None: MANO of the labels has them
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to the frames of one split, from any thread."""
 
