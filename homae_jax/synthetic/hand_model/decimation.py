@@ -129,7 +129,11 @@ class _Collapser:
         is_candidate: Callable[[int, int], bool],
         is_done: Callable[[], bool],
     ) -> None:
-        """Collapses the cheapest candidate edges until `is_done()`."""
+        """Collapses the cheapest candidate edges until `is_done()`.
+
+        Raises:
+          ValueError: every collapse that is left would fold the mesh.
+        """
         heap: list[tuple] = []
 
         def push(edges: list[tuple[int, int]]) -> None:
@@ -153,6 +157,8 @@ class _Collapser:
             keep, drop = (b, a) if self.on_boundary[b] else (a, b)
             if self.collapse(keep, drop, np.array(position)):
                 push([(keep, x) for x in sorted(self.neighbours(keep))])
+        if not is_done():
+            raise ValueError("no edge is left that collapses without a fold")
 
 
 def _quadrics(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
