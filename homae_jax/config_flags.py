@@ -1,116 +1,353 @@
-"""The --config flag, and errors that fit in a line, for every entry point (absl).
+"""Command lines of the entry points: --config=FILE, --config.KEY=VALUE, absl flags.
 
-Light to import: no JAX, so that --help is quick and touches no device.
+A configuration is a Python file with `get_config()` (configs/*.py), or
+`get_config(argument)` for ``--config=FILE:argument``. Any key can be overridden; the
+value is read as the type the key has. Every mistake is a `UserError` of one line.
+
+Light to import: no JAX, so that --help and mistakes answer at once.
 """
 
+import ast
 import difflib
+import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
 from absl import app, flags
-from ml_collections import config_flags as ml_flags
 
 from homae_jax.errors import UserError
 
-EXIT_USER_ERROR = 2
+ROOT = Path(__file__).resolve().parents[1]
+PREFIX = "--config."
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+HELP_WIDTH = 80
+
+_OVERRIDES: list["Override"] = []  # of this process's command line
 
 
-def define_config(default: str | None = None) -> flags.FlagHolder:
-    """Defines --config=FILE[:ARGUMENT] and its --config.key=value overrides."""
-    return ml_flags.DEFINE_config_file(
-        "config",
-        default,
-        "Configuration file, such as configs/ho3d.py; --config.a.b=value overrides a "
-        "key (configs/common.py lists them all).",
-        lock_config=True,
-    )
+class Override(NamedTuple):
+    """``--config.KEY=VALUE`` of a command line; without value: a key switched on."""
+
+    key: str
+    value: str | None
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f"={self.value}"
+        return f"{PREFIX}{self.key}{value}"
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+class ConfigFlag:
+    """The flag --config; its value is the configuration with its overrides."""
+
+    def __init__(self) -> None:
+        self._holder = flags.DEFINE_string(
+            "config",
+            None,
+            "Configuration file, such as configs/ho3d.py; --config.KEY=VALUE overrides "
+            "a key (configs/common.py lists them all).",
+        )
+        self._loaded: ml_collections.ConfigDict | None = None
+
+    @property
+    def value(self) -> ml_collections.ConfigDict | None:
+        """None without the flag."""
+        if self._loaded is None and self._holder.value is not None:
+            self._loaded = load_config(self._holder.value, overrides())
+        return self._loaded
+
+
+def define_config() -> ConfigFlag:
+    """Defines --config=FILE[:ARGUMENT]."""
+    return ConfigFlag()
+
+
+def overrides() -> tuple[Override, ...]:
+    """The ``--config.KEY=VALUE`` of the command line that `run` has parsed."""
+    return tuple(_OVERRIDES)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Runs an entry point: foreseeable mistakes print one line and exit with 2."""
 
-    def guarded(argv: Sequence[str]) -> int | None:
+    def guarded(argv: Sequence[str]) -> int:
         try:
-            if argv[1:]:
-                raise UserError(
-                    f"unexpected argument {argv[1]!r}: options start with --, as in "
-                    "--config.train.steps=100"
-                )
-            return main(argv)
+            return main(argv) or 0
         except UserError as error:
             return _complain(error)
         except KeyboardInterrupt:
-            return _complain("interrupted") and 130
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=_parse_or_exit)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    if any(a in ("--help", "-h", "--helpshort") for a in argv[1:]):
-        print(sys.modules["__main__"].__doc__)
-        print(flags.FLAGS.main_module_help())
+def _parse_or_exit(argv: Sequence[str]) -> list[str]:
+    if {"--help", "-h", "--helpshort"} & set(argv[1:]):
+        print(_help())
         sys.exit(0)
     try:
-        _check_config_file(argv)
-        return flags.FLAGS(argv)
+        return parse(argv)
     except UserError as error:
         sys.exit(_complain(error))
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Reads absl flags and the overrides of the configuration.
+
+    Raises:
+      UserError: a flag that does not exist or cannot be read, or a stray argument.
+    """
+    others, _OVERRIDES[:] = split_overrides(argv[1:])
+    try:
+        left = flags.FLAGS([argv[0], *others])
     except flags.Error as error:
-        sys.exit(_complain(f"{str(error).splitlines()[0]} (see --help)"))
-    except (AttributeError, KeyError) as error:
-        sys.exit(_complain(_unknown_key(argv, error)))
-    except (TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
-        sys.exit(_complain(f"--config={_config_argument(argv)}: {error}"))
+        message = str(error).splitlines()[0].replace(" ?", "?")
+        raise UserError(f"{message} (--help lists the flags)") from error
+    if left[1:]:
+        raise UserError(
+            f"unexpected argument {left[1]!r}: a key of the configuration is set by "
+            f"{PREFIX}KEY=VALUE, a flag by --FLAG=VALUE"
+        )
+    return left
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[Override]]:
+    """Separates ``--config.KEY=VALUE`` and ``--config.KEY VALUE`` from the rest."""
+    others, found = [], []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith(PREFIX):
+            others.append(argument)
+            continue
+        key, equals, value = argument.removeprefix(PREFIX).partition("=")
+        if equals:
+            found.append(Override(key, value))
+        elif waiting and not waiting[0].startswith("--"):
+            found.append(Override(key, waiting.pop(0)))
+        else:
+            found.append(Override(key, None))
+    return others, found
+
+
+def load_config(
+    spec: str, overrides: Sequence[Override] = ()
+) -> ml_collections.ConfigDict:
+    """Runs ``FILE`` or ``FILE:argument`` and overrides keys.
+
+    A relative FILE is looked up here, then beside the package.
+
+    Raises:
+      UserError: no such file, a mistake in it, or in an override.
+    """
+    path, colon, argument = spec.partition(":")
+    file = _find(path)
+    get_config = _get_config_of(file)
+    arguments = [argument] if colon else []
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        want = "takes no" if colon else "wants an"
+        raise UserError(
+            f"--config={spec}: its get_config() {want} argument after the colon"
+        ) from error
+    config = _run_code(get_config, arguments, file)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{file}: get_config() returns no ConfigDict")
+    apply_overrides(config, overrides)
+    return config
+
+
+def apply_overrides(
+    config: ml_collections.ConfigDict, overrides: Sequence[Override]
+) -> None:
+    """Sets keys, each read as the type it has; locks the configuration.
+
+    Raises:
+      UserError: an unknown key (with the nearest one) or a value of another type.
+    """
+    config.lock()
+    for override in overrides:
+        parent, name = _resolve(config, override)
+        value = _read(override, parent.get_type(name), parent[name])
+        with parent.ignore_type():
+            parent[name] = value
+
+
+def differences(
+    config: ml_collections.ConfigDict, other: ml_collections.ConfigDict
+) -> Iterator[tuple[str, Any, Any]]:
+    """Keys whose values differ: key, value here, value there (None: no such key)."""
+    ours, theirs = (dict(_flat_items(c.to_dict())) for c in (config, other))
+    for key in sorted(ours | theirs):
+        if ours.get(key) != theirs.get(key):
+            yield key, ours.get(key), theirs.get(key)
+
+
+def _find(path: str) -> Path:
+    candidates = [Path(path).expanduser(), ROOT / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    folder = candidates[0].parent
+    if not any(folder.glob("*.py")):
+        folder = ROOT / "configs"
+    found = sorted(p.name for p in folder.glob("*.py"))
+    raise UserError(
+        f"--config={path}: no such file; {folder} has {', '.join(found)}"
+        f"{_suggest(Path(path).name, found)}"
+    )
+
+
+def _get_config_of(file: Path) -> Callable[..., Any]:
+    """The function of a configuration file; its folder's parent becomes importable."""
+    for parent in (str(ROOT), str(file.parent.parent)):
+        if parent not in sys.path:
+            sys.path.insert(0, parent)
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={file}: a configuration is a .py file")
+    module = importlib.util.module_from_spec(spec)
+    _run_code(spec.loader.exec_module, [module], file)
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"{file}: defines no get_config()")
+    return module.get_config
+
+
+def _run_code(function: Callable[..., Any], arguments: list, file: Path) -> Any:
+    """Runs what a configuration file says; its mistakes become one line with the place.
+
+    A `UserError` of the file itself, for an argument it does not know, passes.
+    """
+    try:
+        return function(*arguments)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        place = f"{file}:{lines[-1]}" if lines else str(file)
+        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def _resolve(
+    config: ml_collections.ConfigDict, override: Override
+) -> tuple[ml_collections.ConfigDict, str]:
+    """The group that holds an override's key, and the key's last part."""
+    parts = override.key.split(".")
+    parent, name = config, parts[-1]
+    for depth, part in enumerate(parts):
+        if not isinstance(parent, ml_collections.ConfigDict):
+            path = ".".join(parts[:depth])
+            raise UserError(f"{override}: {path} is a value and has no keys")
+        if part not in parent:
+            raise UserError(
+                f"{override}: no such key{_nearest_key(config, override.key)}"
+            )
+        if depth < len(parts) - 1:
+            parent = parent[part]
+    if isinstance(parent[name], ml_collections.ConfigDict):
+        keys = ", ".join(parent[name])
+        raise UserError(f"{override}: {override.key} is a group; its keys: {keys}")
+    return parent, name
+
+
+def _nearest_key(config: ml_collections.ConfigDict, key: str) -> str:
+    """Suggests a key: of the same group, then of the same name, then any."""
+    keys = [name for name, _ in _flat_items(config.to_dict())]
+    group, _, name = key.rpartition(".")
+    siblings = [k for k in keys if k.rpartition(".")[0] == group]
+    namesakes = [k for k in keys if k.rpartition(".")[2] == name]
+    near = difflib.get_close_matches(key, siblings, 1) or namesakes[:1]
+    near = near or difflib.get_close_matches(key, keys, 1)
+    if near:
+        return f"; did you mean {PREFIX}{near[0]}?"
+    return "; configs/common.py lists them all"
+
+
+def _read(override: Override, kind: type, current: Any) -> Any:
+    """The value of an override as the type of its key."""
+    text = override.value
+    if kind is bool:
+        value = BOOLEANS.get("true" if text is None else text.lower())
+    elif text is None:
+        raise UserError(f"{override}: no value; write {override}=VALUE")
+    elif kind is str:
+        value = text
+    elif issubclass(kind, tuple | list):
+        value = _read_tuple(text, current)
+    else:
+        value = _read_number(text, kind)
+    if value is None:
+        raise UserError(f"{override}: wants {_describe(kind, current)}, like {current}")
+    return value
+
+
+def _read_number(text: str, kind: type) -> int | float | None:
+    try:
+        return kind(text)
+    except ValueError:
+        return None
+
+
+def _read_tuple(text: str, current: Sequence[Any]) -> tuple | None:
+    """Reads ``(1, 2)`` or ``1,2``; elements must be of the kind of the present ones."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    value = tuple(value) if isinstance(value, tuple | list) else (value,)
+    kinds = {type(item) for item in current}
+    if float in kinds:
+        kinds.add(int)
+    is_fit = not kinds or all(type(item) in kinds for item in value)
+    return value if is_fit else None
+
+
+def _describe(kind: type, current: Any) -> str:
+    if issubclass(kind, tuple | list):
+        inner = sorted({type(item).__name__ for item in current})
+        return f"a tuple of {'/'.join(inner) or 'values'}"
+    names = {bool: "true or false", int: "a whole number", float: "a number"}
+    return names.get(kind, f"a {kind.__name__}")
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _flat_items(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key as a path, `model.encoder.variant`, with its value."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat_items(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _help() -> str:
+    """The module's docstring, then its flags."""
+    lines = [sys.modules["__main__"].__doc__ or "", "Flags:"]
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+        form = "" if flag.boolean else "=" + flag.flag_type().upper()
+        if isinstance(flag, flags.EnumFlag):
+            form = "=" + "|".join(flag.parser.enum_values)
+        lines.append(f"  --{flag.name}{form}")
+        indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+        lines += textwrap.wrap(flag.help or "", HELP_WIDTH, **indent)
+    return "\n".join(lines)
 
 
 def _complain(error: object) -> int:
     print(f"error: {error}", file=sys.stderr)
     return EXIT_USER_ERROR
-
-
-def _config_argument(argv: Sequence[str]) -> str | None:
-    for i, argument in enumerate(argv):
-        if argument in ("--config", "-config") and i + 1 < len(argv):
-            return argv[i + 1]
-        if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    return None
-
-
-def _check_config_file(argv: Sequence[str]) -> None:
-    """A missing file is named before anything else fails on it."""
-    value = _config_argument(argv)
-    if value is None:
-        return
-    path = Path(value.split(":")[0])
-    if path.is_file():
-        return
-    near = sorted(str(p) for p in Path("configs").glob("*.py") if p.stem != "common")
-    there = f"; there are {', '.join(near)}" if near else ""
-    raise UserError(f"--config={path}: no such file{there}")
-
-
-def _unknown_key(argv: Sequence[str], error: Exception) -> str:
-    """Names the mistyped key and the nearest one that exists."""
-    overrides = [a.lstrip("-").partition("=")[0] for a in argv if "config." in a]
-    value = _config_argument(argv)
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS([argv[0], f"--config={value}"])
-    known = _known_keys(flags.FLAGS["config"].value)
-    for override in overrides:
-        key = override.removeprefix("config.")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean --config.{near[0]}?" if near else ""
-            return f"--{override}: no such key{hint}"
-    return f"--config={value}: {error}"
-
-
-def _known_keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in config.items():
-        is_group = isinstance(value, ml_collections.ConfigDict)
-        keys += _known_keys(value, f"{prefix}{name}.") if is_group else [prefix + name]
-    return keys
