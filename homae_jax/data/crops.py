@@ -214,7 +214,7 @@ def jitter_colours(
     """
     a = augmentation
     matrix, offset = np.eye(3), np.zeros(3)
-    mean = image.reshape(-1, 3).mean(axis=0)
+    mean = np.array(cv2.mean(image)[:3])
     brightness, contrast, saturation = (
         rng.uniform(max(0.0, 1 - width), 1 + width)
         for width in (a.brightness, a.contrast, a.saturation)
