@@ -7,6 +7,7 @@ from scratch, fewer points and fewer layers.
 """
 
 import ml_collections
+
 from configs import common
 
 

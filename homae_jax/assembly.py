@@ -20,17 +20,20 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from homae_jax import weights
 from homae_jax.data import pipeline
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
 from homae_jax.hand.mano import ManoModel
 from homae_jax.hand.mano_files import load_mano
+from homae_jax.models.dinov2 import load_dinov2
 from homae_jax.models.homae import Homae
 from homae_jax.objects.templates import load_templates
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.targets import compute_targets
+from homae_jax.training import checkpoint
 
 DATASETS = ("ho3d", "synthetic")
 
@@ -340,3 +343,39 @@ def init_params(
         reconstruct=True,
     )
     return variables["params"]
+
+
+def initial_params(config: ml_collections.ConfigDict, parts: Parts) -> dict[str, Any]:
+    """Parameters to start from: `train.init_from`, else DINOv2 or fresh ones.
+
+    Says on the console which of them it was.
+    """
+
+    def fresh(key: jax.Array) -> dict[str, Any]:
+        return init_params(
+            parts.model, config, mano=parts.mano, templates=parts.templates, key=key
+        )
+
+    key = jax.random.key(config.seed)
+    if config.train.init_from:
+        wanted = jax.eval_shape(fresh, key)
+        print(f"parameters of {config.train.init_from}", flush=True)
+        return load_params(config.train.init_from, wanted)
+    params = jax.jit(fresh)(key)
+    encoder = config.model.encoder
+    if not encoder.weights:
+        print(f"encoder {encoder.variant}: trained from scratch", flush=True)
+        return params
+    params["vit"] = load_dinov2(
+        encoder.weights, variant=encoder.variant, image_size=config.data.image_size
+    )
+    print(f"encoder {encoder.variant}: {encoder.weights}", flush=True)
+    return params
+
+
+def load_params(folder: str | Path, wanted: Any) -> Any:
+    """Parameters of an export, or of a run's newest checkpoint."""
+    if weights.is_export(folder):
+        return weights.load_export(folder).params
+    step = checkpoint.choose_step(folder)
+    return checkpoint.restore_params(folder, step, wanted)

@@ -31,6 +31,17 @@ def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
         os.environ["JAX_DEBUG_NANS"] = "true"
 
 
+def join_processes() -> None:
+    """Joins the other processes of the run; JAX finds them by the environment."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--distributed: the processes did not meet: {reason}") from error
+
+
 def cache_dir() -> Path:
     """This user's cache: compiled programs, object templates."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

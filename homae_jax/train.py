@@ -36,6 +36,7 @@ from homae_jax.errors import UserError
 MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite before a run gives up
 
 _CONFIG = config_flags.define_config()
+flags.declare_key_flag("config")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: runs/<name of the configuration>."
 )
@@ -51,6 +52,9 @@ _DEBUG_NANS = flags.DEFINE_bool(
 _RESTORE_STEP = flags.DEFINE_integer(
     "restore_step", None, "Go on from this checkpoint; default: the newest."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes (SLURM, or JAX's own variables)."
+)
 _RESTORE = flags.DEFINE_enum(
     "restore", "latest", ["latest", "latest_valid"], "Pass over damaged checkpoints?"
 )
@@ -64,6 +68,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--config=FILE is missing, such as configs/synthetic.py")
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     runtime.prepare(deterministic=_DETERMINISTIC.value, debug_nans=_DEBUG_NANS.value)
+    if _DISTRIBUTED.value:
+        runtime.join_processes()
     print(runtime.check_device(config.device, allow_cpu=_ALLOW_CPU.value), flush=True)
     with locked(workdir):
         train_and_evaluate(
@@ -85,7 +91,7 @@ def train_and_evaluate(
     """A whole run: data, model, restore, loop, evaluation."""
     import jax
 
-    from homae_jax import assembly, evaluate
+    from homae_jax import assembly, scoring
     from homae_jax.training import checkpoint, parallel
     from homae_jax.training.objective import make_loss_fn
     from homae_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -181,7 +187,7 @@ def train_and_evaluate(
     if int(state.step) < num_steps:
         print(f"stopped at step {int(state.step)}: saved, start again to go on")
         return
-    evaluate.evaluate_state(
+    scoring.evaluate_state(
         config,
         state.params,
         parts=parts,

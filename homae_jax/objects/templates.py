@@ -32,7 +32,7 @@ def load_templates(
     *,
     cache_dir: str | Path,
     num_vertices: int = NUM_OBJECT_VERTICES,
-    sdf_grid_size: int = 64,
+    sdf_grid_size: int = 40,
 ) -> tuple[ObjectTemplates, tuple[str, ...]]:
     """Templates of the named objects, in the order of `names`.
 
@@ -107,7 +107,7 @@ def _clustered(
     low, high = 0.0, float(np.ptp(vertices, axis=0).max())
     for _ in range(24):
         pitch = (low + high) / 2
-        points, triangles = _merged(np.round(vertices / pitch) * pitch, faces)
+        points, _ = _merged(np.round(vertices / pitch) * pitch, faces)
         low, high = (pitch, high) if len(points) > num else (low, pitch)
     return _merged(np.round(vertices / high) * high, faces)
 
@@ -182,8 +182,13 @@ def _make_template(
         raise UserError(f"{path}: not a closed mesh ({len(faces)} faces)")
     vertices, faces = _merged(vertices, faces)
     points, triangles = simplify_exactly(vertices, faces, num_vertices)
+    is_closed = trimesh.Trimesh(points, triangles, process=False).is_watertight
     grid, origin, pitch = bake_grid(
-        points.astype(np.float32), triangles, size=grid_size, margin=GRID_MARGIN
+        points.astype(np.float32),
+        triangles,
+        size=grid_size,
+        margin=GRID_MARGIN,
+        sign="ray" if is_closed else "winding",
     )
     return {
         "vertices": points.astype(np.float32),

@@ -1,9 +1,11 @@
 """Adam with the paper's schedule, and rates by part of the network (HOMAE IV-B)."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from homae_jax.errors import UserError
@@ -21,14 +23,21 @@ def learning_rate_schedule(
     steps_per_epoch: int,
     num_steps: int,
 ) -> optax.Schedule:
-    """Step -> rate: "step" (x decay every so many epochs), "cosine" or "constant"."""
+    """Step -> rate: "step" (x decay every so many epochs), "cosine" or "constant".
+
+    The rate rises linearly over the first `warmup_steps`; epochs count from step 0.
+    """
     if schedule == "step":
         every = max(round(decay_epochs * steps_per_epoch), 1)
         main = optax.exponential_decay(learning_rate, every, decay, staircase=True)
     elif schedule == "cosine":
-        main = optax.cosine_decay_schedule(
+        falling = optax.cosine_decay_schedule(
             learning_rate, max(num_steps - warmup_steps, 1)
         )
+
+        def main(step):
+            return falling(jnp.maximum(step - warmup_steps, 0))
+
     elif schedule == "constant":
         main = optax.constant_schedule(learning_rate)
     else:
@@ -37,12 +46,11 @@ def learning_rate_schedule(
         )
     if not warmup_steps:
         return main
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, main], [warmup_steps])
+    return lambda step: main(step) * jnp.minimum((step + 1) / warmup_steps, 1.0)
 
 
 def make_optimizer(
-    params: Any,
+    params: Mapping[str, Any],
     rate: optax.Schedule,
     *,
     b1: float,
@@ -55,31 +63,33 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam (AdamW with a weight decay), the encoder at rates of its own.
 
-    Block i of n encoder blocks learns at encoder_lr_multiplier x
-    encoder_layer_decay^(n - i) of the rate; its embeddings as block -1.
+    A frozen encoder has no moments and does not count for `clip_norm`.
     """
-    scales = encoder_scales(
-        params, multiplier=encoder_lr_multiplier, layer_decay=encoder_layer_decay
-    )
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
     parts.append(optax.scale_by_adam(b1=b1, b2=b2))
     if weight_decay > 0:
         is_matrix = jax.tree.map(lambda p: p.ndim > 1, params)
         parts.append(optax.add_decayed_weights(weight_decay, mask=is_matrix))
     parts.append(optax.scale_by_learning_rate(rate))
-    if encoder_lr_multiplier != 1 or encoder_layer_decay != 1:
-        parts.append(_scale_by(scales))
-    tx = optax.chain(*parts)
     if not freeze_encoder:
-        return tx
-    labels = jax.tree.map_with_path(
-        lambda path, _: "frozen" if path[0].key == ENCODER else "trained", params
+        scales = encoder_scales(
+            params, multiplier=encoder_lr_multiplier, layer_decay=encoder_layer_decay
+        )
+        return optax.chain(*parts, _scale_by(scales))
+    labels = {name: "frozen" if name == ENCODER else "trained" for name in params}
+    return optax.multi_transform(
+        {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
     )
-    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
 
 
-def encoder_scales(params: Any, *, multiplier: float, layer_decay: float) -> Any:
-    """Factor on the learning rate of every parameter; 1 outside the encoder."""
+def encoder_scales(
+    params: Mapping[str, Any], *, multiplier: float, layer_decay: float
+) -> Any:
+    """Factor on the learning rate of every parameter; 1 outside the encoder.
+
+    In the encoder it is multiplier x layer_decay^d, where d is 0 for the final norm,
+    1 for the last block, and greatest for what comes before the first block.
+    """
     names = params.get(ENCODER, {})
     num_blocks = sum(bool(re.fullmatch(r"blocks_\d+", name)) for name in names)
 
@@ -96,6 +106,6 @@ def encoder_scales(params: Any, *, multiplier: float, layer_decay: float) -> Any
 def _scale_by(scales: Any) -> optax.GradientTransformation:
     def update(updates: Any, params: Any = None) -> Any:
         del params
-        return jax.tree.map(lambda u, s: u * s, updates, scales)
+        return jax.tree.map(lambda u, s: u if s == 1.0 else u * s, updates, scales)
 
     return optax.stateless(update)

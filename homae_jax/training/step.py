@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from homae_jax.schema import Batch
 from homae_jax.training.state import TrainState
+
+# (params, batch, key, step) -> (loss, terms); losses are means over the rows.
+LossFn = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
 
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: Any,
     *,
-    loss_fn: Callable[[Any, Batch, Array, Array], tuple[Array, dict[str, Array]]],
+    loss_fn: LossFn,
     tx: optax.GradientTransformation,
     rate: optax.Schedule,
     accumulate: int = 1,
@@ -25,56 +27,73 @@ def train_step(
     """Gradient, update, bookkeeping; a step that is not finite is not applied.
 
     Args:
+      batch: a tree of arrays, rows first.
+      rate: the schedule inside `tx`, for the log.
       accumulate: passes that the batch is cut into; their gradients are averaged.
       axis_name: of a pmap whose devices hold the shares of the batch.
+
+    Returns:
+      The next state, and the terms of the loss with "loss", "grad_norm",
+      "param_norm", "update_norm", "lr", "is_skipped", "num_skipped" and
+      "num_skipped_in_a_row".
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    grads, terms = _gradients(state, batch, key, loss_fn, accumulate)
+    grads, terms = _gradients(state, batch, key, loss_fn=loss_fn, accumulate=accumulate)
     if axis_name is not None:
         grads, terms = jax.lax.pmean((grads, terms), axis_name)
-    norm = optax.global_norm(grads)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(terms["loss"])
+    grad_norm = optax.global_norm(grads)
+    is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(terms["loss"])
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-
-    def choose(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
-
-    params = choose(optax.apply_updates(state.params, updates), state.params)
-    terms |= {
-        "grad_norm": norm,
-        "param_norm": optax.global_norm(params),
-        "update_norm": jnp.where(is_finite, optax.global_norm(updates), 0.0),
-        "lr": jnp.asarray(rate(state.step), jnp.float32),
-        "is_skipped": 1.0 - is_finite,
-    }
-    skipped = 1 - is_finite.astype(jnp.int32)
-    new_state = TrainState(
-        params=params,
-        opt_state=choose(opt_state, state.opt_state),
-        step=state.step + 1,
-        rng=state.rng,
-        num_skipped=state.num_skipped + skipped,
-        num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
+    applied = state._replace(
+        params=optax.apply_updates(state.params, updates), opt_state=opt_state
     )
-    return new_state, terms
+    chosen = jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), applied, state)
+    is_skipped = 1 - is_finite.astype(jnp.int32)
+    new_state = chosen._replace(
+        step=state.step + 1,
+        num_skipped=state.num_skipped + is_skipped,
+        num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * is_skipped,
+    )
+    bookkeeping = {
+        "grad_norm": grad_norm,
+        "param_norm": optax.global_norm(new_state.params),
+        "update_norm": jnp.where(is_finite, optax.global_norm(updates), 0.0),
+        # The optimiser counts the steps that it applied.
+        "lr": jnp.asarray(rate(state.step - state.num_skipped), jnp.float32),
+        "is_skipped": is_skipped,
+        "num_skipped": new_state.num_skipped,
+        "num_skipped_in_a_row": new_state.num_skipped_in_a_row,
+    }
+    return new_state, terms | bookkeeping
 
 
-def _gradients(state, batch, key, loss_fn, accumulate) -> tuple[Any, dict[str, Array]]:
+def _gradients(
+    state: TrainState, batch: Any, key: Array, *, loss_fn: LossFn, accumulate: int
+) -> tuple[Any, dict[str, Array]]:
     """Mean gradient and terms over the passes of a batch."""
-    gradient = jax.grad(loss_fn, has_aux=True)
+
+    def gradient(part: Any, key: Array) -> tuple[Any, dict[str, Array]]:
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, terms), grads = value_and_grad(state.params, part, key, state.step)
+        return grads, terms | {"loss": loss}
+
     if accumulate == 1:
-        return gradient(state.params, batch, key, state.step)
-    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
-
-    def one(carry: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-        found = gradient(state.params, part[0], part[1], state.step)
-        return jax.tree.map(jnp.add, carry, found), None
-
+        return gradient(batch, key)
     keys = jax.random.split(key, accumulate)
-    first_part = jax.tree.map(lambda x: x[0], parts)
-    first = jax.eval_shape(gradient, state.params, first_part, keys[0], state.step)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    parts = jax.tree.map(lambda rows: _split_rows(rows, accumulate), batch)
+    shapes = jax.eval_shape(gradient, jax.tree.map(lambda rows: rows[0], parts), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def one(total: Any, pass_inputs: tuple[Any, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(*pass_inputs)), None
+
     total, _ = jax.lax.scan(one, zeros, (parts, keys))
-    return jax.tree.map(lambda x: x / accumulate, total)
+    return jax.tree.map(lambda leaf: leaf / accumulate, total)
+
+
+def _split_rows(rows: Array, num_parts: int) -> Array:
+    """Row i goes to part i mod num_parts: each device keeps the rows that it has."""
+    split = rows.reshape(-1, num_parts, *rows.shape[1:])
+    return jnp.swapaxes(split, 0, 1)

@@ -1,0 +1,55 @@
+# Sourced by the other scripts: makes .venv if it is absent, installs what is needed,
+# and leaves the interpreter's path in $PYTHON. Works from any folder.
+#
+# HOMAE_PYTHON=python3.12  chooses the interpreter the environment is made from.
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$ROOT"
+PYTHON="$ROOT/.venv/bin/python"
+
+find_python() {
+  local candidate
+  for candidate in "${HOMAE_PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.14; do
+    if [ -n "$candidate" ] && "$candidate" -c \
+        'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python >= 3.11 found; install one, or set HOMAE_PYTHON=/path/to/python" >&2
+  exit 2
+}
+
+has_nvidia_driver() {
+  command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
+}
+
+# requirements.txt as it is where a GPU answers; else without the CUDA wheels.
+requirements() {
+  if has_nvidia_driver; then
+    cat requirements.txt
+  else
+    sed 's/^jax\[cuda12\]/jax/' requirements.txt
+  fi
+}
+
+install() {
+  local stamp="$ROOT/.venv/.installed" wanted
+  wanted="$(requirements | cksum)"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    return
+  fi
+  if [ ! -x "$PYTHON" ]; then
+    local base
+    base="$(find_python)"
+    echo "making .venv with $("$base" --version)"
+    "$base" -m venv .venv
+  fi
+  echo "installing requirements"
+  requirements > .venv/requirements.txt
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
+  echo "$wanted" > "$stamp"
+}
+
+install
