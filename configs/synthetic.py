@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.data.dataset = "synthetic"
     c.data.root = "cache/synthetic"
-    c.data.image_size = 128
+    c.data.image_size = 112
     c.data.threads = 2
     a = c.data.augment
     a.rotation_deg = 15.0
@@ -35,8 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
     m.encoder.variant = "vit_tiny"
     m.encoder.width_out = 192
     m.mask.patch = 16
-    m.decoder.widths = (192, 128, 64, 32)
-    m.decoder.hidden = (256, 192, 96, 64)
+    m.mask.num_patches = 9  # of 49: the paper's share
+    m.decoder.widths = (160, 96, 48, 24)
+    m.decoder.hidden = (192, 128, 64, 32)
     m.decoder.width_point = 95
     m.points.num_hand = 128
     m.points.num_object = 64

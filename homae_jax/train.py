@@ -229,16 +229,14 @@ def run_steps(
             with log.waiting():
                 batch = engine.put_batch(next(batches))
             on_device, terms = engine.step(on_device, batch)
-            if step % config.train.log_every == 0 or step == num_steps:
-                skipped = engine.get_state(on_device).num_skipped_in_a_row
-                log.interval(step, terms, skipped)
-                if int(skipped) >= MAX_SKIPPED_IN_A_ROW:
-                    save(step)
-                    raise UserError(
-                        f"step {step}: loss or gradient was not finite for "
-                        f"{int(skipped)} steps in a row; the last good parameters are "
-                        f"saved in {workdir}; try a lower optimizer.learning_rate"
-                    )
+            is_logged = step % config.train.log_every == 0 or step == num_steps
+            if is_logged and log.interval(step, terms) >= MAX_SKIPPED_IN_A_ROW:
+                save(step)
+                raise UserError(
+                    f"step {step}: loss or gradient was not finite for "
+                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row; the last good parameters "
+                    f"are saved in {workdir}; try a lower optimizer.learning_rate"
+                )
             is_last = step == num_steps or is_stopped()
             if step % config.train.checkpoint_every == 0 or is_last:
                 save(step)
@@ -268,21 +266,26 @@ class IntervalLog:
         self._waited += time.monotonic() - start
         self._steps += 1
 
-    def interval(self, step: int, terms: dict[str, Any], skipped: Any) -> None:
-        self.flush()
+    def interval(self, step: int, terms: dict[str, Any]) -> int:
+        """Ends an interval; returns how many steps in a row the last was skipped."""
+        num_skipped = self.flush()
         spent = time.monotonic() - self._start
         speed = {
             "images_per_second": self._steps * self._batch_size / spent,
             "data_wait_share": self._waited / spent,
-            "num_skipped_in_a_row": skipped,
         }
         self._pending = (step, {**terms, **speed})
         self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
+        return num_skipped
 
-    def flush(self) -> None:
-        if self._pending is not None:
-            self._writer.scalars(*self._pending)
+    def flush(self) -> int:
+        """Writes what is pending; returns its count of skipped steps in a row."""
+        if self._pending is None:
+            return 0
+        step, terms = self._pending
+        self._writer.scalars(step, terms)
         self._pending = None
+        return int(terms["num_skipped_in_a_row"])
 
 
 @contextlib.contextmanager

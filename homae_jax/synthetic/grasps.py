@@ -24,7 +24,7 @@ from homae_jax.synthetic.hand_model.bases import rodrigues
 from homae_jax.synthetic.hand_model.skeleton import flexion_axes
 
 BATCH = 64  # attempts made at a time
-MAX_ROUNDS = 40
+MAX_ROUNDS = 12
 TOUCH = 0.0008  # metres between skin and object at which a link stops
 SPHERES = 4  # along each bone
 SELF_SLACK = 0.0015  # metres by which spheres of two fingers may overlap

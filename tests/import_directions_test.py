@@ -1,0 +1,95 @@
+"""Who may import whom: the rooms of the README's map, kept by reading the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "homae_jax"
+ENTRY_POINTS = {
+    "train",
+    "evaluate",
+    "synthesize",
+    "convert",
+    "export",
+    "assembly",
+    "scoring",
+    "weights",
+    "config_flags",
+    "runtime",
+}
+EVERYWHERE = {"errors", "progress"}
+ALLOWED = {
+    "geometry": set(),
+    "schema": set(),
+    "hand": {"geometry"},
+    "objects": {"geometry", "schema"},
+    "models": {"geometry", "hand", "schema"},
+    "targets": {"geometry", "hand", "objects", "schema"},
+    "losses": {"geometry", "hand", "schema"},
+    "metrics": {"geometry", "hand", "schema"},
+    "data": {"schema", "geometry", "hand", "objects"},
+    "synthetic": {"geometry", "hand", "objects", "schema"},
+    "training": {"schema", "losses", "targets"},
+    "evaluation": {"schema", "metrics", "geometry", "models", "hand", "objects"},
+    "viz": {"geometry", "hand", "schema"},
+}
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            pytest.fail(f"{path}: relative import")
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+            if node.module == "homae_jax":
+                names = [f"homae_jax.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {n.split(".")[1] for n in names if n.startswith("homae_jax.")}
+    return rooms
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", FILES, ids=[str(p.relative_to(PACKAGE)) for p in FILES]
+)
+def test_imports_point_the_allowed_way(path):
+    room = room_of(path)
+    if room in ENTRY_POINTS or room in {"__init__", *EVERYWHERE}:
+        return
+    assert room in ALLOWED, f"{room}: say in ALLOWED what it may import"
+    forbidden = imported_rooms(path) - ALLOWED[room] - EVERYWHERE - {room}
+    assert not forbidden, f"{path.name} imports {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize(
+    "path", FILES, ids=[str(p.relative_to(PACKAGE)) for p in FILES]
+)
+def test_nobody_below_the_entry_points_sees_the_config(path):
+    if room_of(path) in ENTRY_POINTS:
+        return
+    assert "ml_collections" not in path.read_text()
+
+
+def test_pure_geometry_needs_no_jax_in_a_loader_process():
+    """The reader and the crops make no jax array: numpy in, numpy out."""
+    for name in ("data/crops.py", "data/ho3d.py", "data/pictures.py"):
+        tree = ast.parse((PACKAGE / name).read_text())
+        modules = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert not {"jax", "jax.numpy"} & modules, name

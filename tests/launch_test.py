@@ -1,0 +1,50 @@
+"""The launch scripts: they parse, choose wheels by the driver, and need Python 3.11."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(ROOT.glob("launch/*.sh")) + [ROOT / ".ci" / "run"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_script_parses(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def run_function(name, path):
+    """One function of setup.sh, without running its installation."""
+    text = (ROOT / "launch" / "setup.sh").read_text().removesuffix("install\n")
+    script = f'{text}\nROOT="{ROOT}"; cd "$ROOT"; {name}'
+    env = {**os.environ, "PATH": f"{path}:/usr/bin:/bin"}
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=env, check=False
+    )
+
+
+def fake(folder, name, status):
+    file = folder / name
+    file.write_text(f"#!/bin/sh\nexit {status}\n")
+    file.chmod(0o755)
+
+
+@pytest.mark.parametrize(("status", "has_cuda"), [(0, True), (9, False)])
+def test_requirements_ask_for_cuda_only_where_a_driver_answers(
+    tmp_path, status, has_cuda
+):
+    fake(tmp_path, "nvidia-smi", status)
+    done = run_function("requirements", tmp_path)
+    assert ("jax[cuda12]" in done.stdout) == has_cuda
+    assert "flax" in done.stdout and "\njax" in done.stdout
+
+
+def test_find_python_says_what_is_missing(tmp_path):
+    for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14"):
+        fake(tmp_path, name, 1)
+    done = run_function("find_python", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no Python >= 3.11 found")
