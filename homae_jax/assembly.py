@@ -6,6 +6,7 @@ or from a checkpoint; the latter is JSON, never code.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -19,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 
-from homae_jax import weights
+from homae_jax import runtime, weights
 from homae_jax.data import pipeline
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
@@ -60,14 +62,49 @@ def config_to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2)
 
 
-def config_from_json(text: str, *, origin: str) -> ml_collections.ConfigDict:
+class StoredRun(NamedTuple):
+    """A run's folder or an export, of which one step is chosen."""
+
+    folder: Path
+    step: int
+    config: ml_collections.ConfigDict  # as it was trained; never code
+
+
+def open_run(folder: str | Path, step: int | None = None) -> StoredRun:
+    """Finds a verified checkpoint and the configuration inside it.
+
+    Args:
+      step: of the checkpoint; None: the newest.
+
+    Raises:
+      UserError: neither a run nor an export, no such step, or damaged files.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected a run or an export")
+    if weights.is_export(folder):
+        export = weights.load_export(folder)
+        if step not in (None, export.step):
+            raise UserError(f"{folder}: this export is of step {export.step} alone")
+        return StoredRun(
+            folder, export.step, config_from_json(export.config_json, str(folder))
+        )
+    step = checkpoint.choose_step(folder, step=step)
+    values = checkpoint.read_config(folder, step)
+    return StoredRun(folder, step, _stored_config(values, str(folder)))
+
+
+def config_from_json(text: str, origin: str) -> ml_collections.ConfigDict:
     """Reads what `config_to_json` wrote; `origin` names it in errors."""
     try:
-        values = json.loads(text)
+        return _stored_config(json.loads(text), origin)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{origin}: the stored configuration is no JSON ({error})"
         ) from error
+
+
+def _stored_config(values: Any, origin: str) -> ml_collections.ConfigDict:
     if not isinstance(values, dict) or "model" not in values:
         raise UserError(f"{origin}: holds no configuration of this project")
     return ml_collections.ConfigDict(_with_tuples(values))
@@ -150,14 +187,10 @@ def build_templates(
             f"{models}: holds no YCB model (such as 006_mustard_bottle); "
             "set --config.data.models=PATH"
         )
-    templates, names = load_templates(models, names, cache_dir=_cache_dir())
+    templates, names = load_templates(
+        models, names, cache_dir=runtime.cache_dir() / "templates"
+    )
     return jax.tree.map(jnp.asarray, templates), tuple(names)
-
-
-def _cache_dir() -> Path:
-    """Where what is made of files is kept, by the files' contents."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "homae_jax" / "templates"
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
@@ -345,23 +378,29 @@ def init_params(
     return variables["params"]
 
 
+def param_shapes(config: ml_collections.ConfigDict, parts: Parts) -> Any:
+    """Shapes and types of the parameters, without any work."""
+    fresh = functools.partial(
+        init_params, parts.model, config, mano=parts.mano, templates=parts.templates
+    )
+    return jax.eval_shape(lambda key: fresh(key=key), jax.random.key(0))
+
+
 def initial_params(config: ml_collections.ConfigDict, parts: Parts) -> dict[str, Any]:
     """Parameters to start from: `train.init_from`, else DINOv2 or fresh ones.
 
     Says on the console which of them it was.
     """
+    if config.train.init_from:
+        print(f"parameters of {config.train.init_from}", flush=True)
+        return load_params(config.train.init_from, param_shapes(config, parts))
 
     def fresh(key: jax.Array) -> dict[str, Any]:
         return init_params(
             parts.model, config, mano=parts.mano, templates=parts.templates, key=key
         )
 
-    key = jax.random.key(config.seed)
-    if config.train.init_from:
-        wanted = jax.eval_shape(fresh, key)
-        print(f"parameters of {config.train.init_from}", flush=True)
-        return load_params(config.train.init_from, wanted)
-    params = jax.jit(fresh)(key)
+    params = jax.jit(fresh)(jax.random.key(config.seed))
     encoder = config.model.encoder
     if not encoder.weights:
         print(f"encoder {encoder.variant}: trained from scratch", flush=True)
@@ -373,9 +412,28 @@ def initial_params(config: ml_collections.ConfigDict, parts: Parts) -> dict[str,
     return params
 
 
-def load_params(folder: str | Path, wanted: Any) -> Any:
-    """Parameters of an export, or of a run's newest checkpoint."""
+def stored_params(run: StoredRun) -> Any:
+    """Parameters as they were saved, whatever the model.
+
+    Raises:
+      UserError: `run` is an export already.
+    """
+    if weights.is_export(run.folder):
+        raise UserError(f"{run.folder}: is an export already; copy the folder")
+    state = run.folder.absolute() / checkpoint.FOLDER / str(run.step) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        stored = reader.metadata(state).item_metadata.tree["params"]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+    return checkpoint.restore_params(run.folder, run.step, shapes)
+
+
+def load_params(folder: str | Path, wanted: Any, step: int | None = None) -> Any:
+    """Parameters of an export, or of a run's checkpoint (None: the newest).
+
+    Raises:
+      UserError: they are of another model than `wanted`, a tree of shapes.
+    """
     if weights.is_export(folder):
-        return weights.load_export(folder).params
-    step = checkpoint.choose_step(folder)
+        return weights.load_export(folder, wanted).params
+    step = checkpoint.choose_step(folder, step=step)
     return checkpoint.restore_params(folder, step, wanted)

@@ -140,10 +140,9 @@ def shown_rows(
     frames: np.ndarray, probed: np.ndarray, batch_size: int, num: int
 ) -> list[int]:
     """Frames to draw, spread over the probed batches."""
-    starts = [int(probed[i % len(probed)]) * batch_size for i in range(num)]
-    turn = [i // len(probed) for i in range(num)]
-    rows = {start + t for start, t in zip(starts, turn, strict=True)}
-    return [int(frames[row]) for row in sorted(rows) if row < len(frames)]
+    rows = np.concatenate([np.arange(batch_size) + batch_size * b for b in probed])
+    rows = rows[rows < len(frames)]
+    return frames[rows[spread(num, len(rows))]].tolist()
 
 
 def fit_trivial(
@@ -187,7 +186,9 @@ def write_figures(
     rows = [_qualitative_row(each, source, parts) for each in shown]
     figures.write_png(
         folder / f"{name}_predictions.png",
-        figures.qualitative_figure(rows, hand_faces, title=f"{name}: predictions"),
+        figures.qualitative_figure(
+            rows, hand_faces, title=f"{name}: prediction and truth"
+        ),
     )
     masked = [each for each in shown if each.reconstruction is not None]
     if masked:

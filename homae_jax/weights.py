@@ -33,6 +33,7 @@ PARAMETERS = "parameters.safetensors"
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint"
+MAX_LISTED = 8  # parameters named in one error
 
 
 class Export(NamedTuple):
@@ -107,11 +108,15 @@ def _write_files(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def load_export(directory: str | Path) -> Export:
+def load_export(directory: str | Path, wanted: Any | None = None) -> Export:
     """Reads an export after comparing every hash.
 
+    Args:
+      wanted: a tree with the shapes of the model that is to take the parameters.
+
     Raises:
-      UserError: no export, another version, a file missing or altered.
+      UserError: no export, another version, a file missing or altered, or the
+        parameters of another model.
     """
     folder = Path(directory)
     manifest = _read_manifest(folder)
@@ -124,11 +129,29 @@ def load_export(directory: str | Path) -> Export:
                 f"{path}: differs from its hash in {MANIFEST}; copy or export it again"
             )
     flat = safetensors.load_file(folder / PARAMETERS)
+    if wanted is not None:
+        _check_shapes(folder, flat, traverse_util.flatten_dict(wanted, sep="/"))
     return Export(
         params=traverse_util.unflatten_dict(flat, sep="/"),
         config_json=(folder / CONFIG).read_text(),
         step=int(manifest["step"]),
     )
+
+
+def _check_shapes(
+    folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    have, want = ({k: tuple(v.shape) for k, v in t.items()} for t in (found, wanted))
+    differing = [k for k in sorted({*have, *want}) if have.get(k) != want.get(k)]
+    if differing:
+        listed = "; ".join(
+            f"{name} (wanted {want.get(name, 'none')}, found {have.get(name, 'none')})"
+            for name in differing[:MAX_LISTED]
+        )
+        raise UserError(
+            f"{folder}: the export is of another model, {len(differing)} parameters "
+            f"differ: {listed}"
+        )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

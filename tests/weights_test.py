@@ -44,6 +44,15 @@ def test_write_export_checkpoint_is_read_by_orbax(tmp_path):
     assert_equal_trees(restored, PARAMS)
 
 
+def test_load_export_raises_on_the_parameters_of_another_model(tmp_path):
+    folder = write(tmp_path / "out")
+    weights.load_export(folder, PARAMS)
+    other = {"vit": {"kernel": np.zeros((2, 2))}, "head": PARAMS["head"]}
+    message = r"1 parameters differ: vit/kernel \(wanted \(2, 2\), found \(4, 3\)\)"
+    with pytest.raises(UserError, match=message):
+        weights.load_export(folder, other)
+
+
 @pytest.mark.parametrize("name", ["parameters.safetensors", "config.json"])
 def test_load_export_raises_on_a_flipped_bit(tmp_path, name):
     folder = write(tmp_path / "out")

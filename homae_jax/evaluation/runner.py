@@ -194,10 +194,16 @@ class ModelRunner:
         gt_vertices: Array | None,
         rows: np.ndarray,
     ) -> dict[str, Float[np.ndarray, "n 2 s s"]]:
-        """SDF on squares that face the camera, through the middle of each answer."""
+        """SDF on squares that face the camera, through the middle of hand and object.
+
+        The true middle where it is known, else the answer's.
+        """
+        hand = jnp.where(batch.has_hand[:, None, None], batch.joints, answer.joints)
+        known = batch.has_object[:, None]
+        obj = jnp.where(known, batch.object_trans, answer.object_trans)
         middle = {
-            "hand": jnp.mean(answer.joints, axis=1) - batch.wrist,
-            "object": answer.object_trans - batch.object_center,
+            "hand": jnp.mean(hand, axis=1) - batch.wrist,
+            "object": obj - batch.object_center,
         }
         points = {
             name: square_points(SLICE_HALF_SIZE[name])[None] + center[:, None]

@@ -1,0 +1,67 @@
+"""Scores a trained model on a split, prints the table, draws what it says.
+
+Examples:
+
+  # the evaluation split of the data set it was trained for, newest checkpoint
+  python -m homae_jax.evaluate --workdir=runs/ho3d
+
+  # another checkpoint; the data have moved
+  python -m homae_jax.evaluate --workdir=runs/ho3d --restore_step=50000 \\
+      --config.data.root=/data/HO3D_v2
+
+  # what was exported for others to use
+  python -m homae_jax.evaluate --workdir=exports/homae_ho3d
+
+The configuration comes out of the checkpoint; any key of it can be overridden as
+above. Written into the workdir: eval/<dataset>_<split>.json, and figures/*.png:
+predictions beside the truth (HOMAE Fig. 4, 5), reconstructions (Fig. 3), slices of the
+signed distance, training curves.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from homae_jax import config_flags, runtime
+from homae_jax.errors import UserError
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a training run, or an export."
+)
+_SPLIT = flags.DEFINE_string("split", None, "Default: the run's data.eval_split.")
+_RESTORE_STEP = flags.DEFINE_integer(
+    "restore_step", None, "Checkpoint to score; default: the newest."
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder for eval/ and figures/; default: the workdir."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point: flags, then plain calls."""
+    del argv
+    if not _WORKDIR.value:
+        raise UserError("--workdir=DIR is missing: a training run, or an export")
+    runtime.prepare()
+    from homae_jax import assembly, scoring
+
+    run = assembly.open_run(_WORKDIR.value, _RESTORE_STEP.value)
+    config_flags.apply_overrides(run.config, config_flags.overrides())
+    print(runtime.check_device("any", allow_cpu=True), flush=True)
+    print(f"step {run.step} of {run.folder}", flush=True)
+    assembly.prepare_data(run.config)
+    parts = assembly.build_parts(run.config)
+    wanted = assembly.param_shapes(run.config, parts)
+    scoring.evaluate_state(
+        run.config,
+        assembly.load_params(run.folder, wanted, run.step),
+        parts=parts,
+        workdir=_OUT.value or run.folder,
+        split=_SPLIT.value or run.config.data.eval_split,
+        step=run.step,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    config_flags.run(main)

@@ -1,0 +1,90 @@
+"""The command from a run's checkpoint to a verified export and back."""
+
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import synthetic
+from homae_jax import assembly, weights
+from homae_jax.errors import UserError
+from homae_jax.training.checkpoint import Checkpointer
+
+
+class State(NamedTuple):
+    """As much of a training state as an export looks at."""
+
+    params: Any
+    step: Any
+
+
+PARAMS = {"vit": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    saver = Checkpointer(tmp_path / "run", keep=5)
+    config = synthetic.get_config().to_dict()
+    for step in (10, 20):
+        params = jax.tree.map(lambda x, s=step: jnp.asarray(x + s), PARAMS)
+        state = State(params, jnp.int32(step))
+        saver.save(step, state, data={}, config=config)
+    return tmp_path / "run"
+
+
+def export(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "homae_jax.export", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_export_writes_the_newest_checkpoint_and_its_configuration(workdir, tmp_path):
+    out = tmp_path / "out"
+    done = export(f"--workdir={workdir}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    loaded = weights.load_export(out)
+    np.testing.assert_array_equal(
+        loaded.params["vit"]["kernel"], PARAMS["vit"]["kernel"] + 20
+    )
+    run = assembly.open_run(out)
+    assert run.step == loaded.step == 20
+    assert run.config.to_dict() == synthetic.get_config().to_dict()
+    again = export(f"--workdir={workdir}", f"--out={out}")
+    assert again.returncode == 2
+    assert again.stderr.startswith("error:") and "--overwrite" in again.stderr
+
+
+def test_open_run_takes_the_step_asked_for(workdir):
+    assert assembly.open_run(workdir).step == 20
+    run = assembly.open_run(workdir, 10)
+    np.testing.assert_array_equal(
+        assembly.stored_params(run)["vit"]["kernel"], PARAMS["vit"]["kernel"] + 10
+    )
+    wanted = jax.eval_shape(lambda: PARAMS)
+    loaded = assembly.load_params(workdir, wanted, 10)
+    np.testing.assert_array_equal(loaded["vit"]["kernel"], PARAMS["vit"]["kernel"] + 10)
+
+
+def test_open_run_raises_on_what_is_no_run(workdir, tmp_path):
+    for folder, step in ((tmp_path / "nowhere", None), (workdir, 15)):
+        with pytest.raises(UserError, match=str(folder)):
+            assembly.open_run(folder, step)
+
+
+def test_open_run_raises_on_a_configuration_that_is_none():
+    for text in ("{", "[]", '{"a": 1}'):
+        with pytest.raises(UserError, match="exports/x"):
+            assembly.config_from_json(text, "exports/x")
+
+
+def test_config_json_round_trips_with_its_tuples():
+    config = synthetic.get_config()
+    text = assembly.config_to_json(config)
+    assert assembly.config_from_json(text, "x").to_dict() == config.to_dict()
