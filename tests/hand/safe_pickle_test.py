@@ -217,6 +217,7 @@ def test_loads_pickle_refuses_every_truncation(protocol):
             loads_pickle(content[:end], "x")
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_loads_pickle_never_fails_otherwise_on_damaged_bytes():
     rng = np.random.default_rng(0)
     content = np.frombuffer(pickle.dumps(LABELS, protocol=2), np.uint8)
