@@ -172,12 +172,18 @@ def test_area_under_pck_of_an_undefined_error_is_zero():
     assert float(metrics.area_under_pck(jnp.array([[jnp.nan, jnp.inf]]))[0]) == 0
 
 
-@pytest.mark.parametrize(("distance", "expected"), [(0.005, 0.0), (0.004999, 1.0)])
-def test_f_scores_do_not_count_a_distance_equal_to_the_threshold(distance, expected):
-    gt = jnp.zeros((1, 4, 3))
-    pred = gt.at[..., 0].set(distance)
-    at_5, at_15 = metrics.f_scores(pred, gt)
-    assert float(at_5[0]) == expected and float(at_15[0]) == 1.0
+def test_f_scores_do_not_count_a_distance_equal_to_the_threshold(monkeypatch):
+    monkeypatch.setattr(metrics, "F_THRESHOLDS", (0.25, 0.2501))  # 1/4: exact
+    one = jnp.zeros((1, 1, 3))
+    two = jnp.array([[[0.0, 0, 0], [0.25, 0, 0]]])
+    for pred, gt in ((one, two), (two, one)):
+        at_distance, beyond = metrics.f_scores(pred, gt)
+        np.testing.assert_allclose(at_distance, 2 / 3, rtol=1e-6)  # 1 of 1, 1 of 2
+        assert float(beyond[0]) == 1.0
+
+
+def test_f_scores_are_at_5_and_15_mm():
+    assert metrics.F_THRESHOLDS == (0.005, 0.015)
 
 
 def test_f_scores_match_a_worked_example():

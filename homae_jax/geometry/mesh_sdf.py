@@ -18,10 +18,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from homae_jax.geometry.numerics import TINY, safe_sqrt
 
-# A face whose squared normal is below this share of its squared sides is taken for a
-# line: in float32 its normal is noise, and a zero one would report a distance of 0.
-FLAT = 1e-10
-TINY_AREA = 1e-24  # m^4; keeps faces of one point apart from FLAT's 0 > 0
+# Squared length of a normal (m^4) below which a face is taken for its sides: the plane
+# of a face of no area, such as padding, would be at distance 0 of everything.
+NO_AREA = 1e-24
 BAKE_BLOCK = 512  # lattice points per step of bake_grid
 GPU_ROWS = 16  # rows of a batch at once on accelerators
 Vector = tuple[Array, Array, Array]
@@ -133,17 +132,16 @@ def _squared_and_turns(
 def _squared_distance(p: Vector, a: Vector, b: Vector, c: Vector) -> Array:
     """To the face where the point lies over it, else to the nearest side."""
     sides = _minus(b, a), _minus(c, b), _minus(a, c)
-    squares = [_dot(side, side) for side in sides]
     normal = _cross(sides[0], _minus(c, a))
     area = _dot(normal, normal)
-    longest = jnp.maximum(jnp.maximum(squares[0], squares[1]), squares[2])
-    is_over = area > jnp.maximum(FLAT * longest**2, TINY_AREA)
+    is_over = area > NO_AREA
     to_plane = _dot(normal, _minus(p, a)) ** 2 / jnp.where(is_over, area, 1.0)
 
     to_side = jnp.inf
-    for corner, side, square in zip((a, b, c), sides, squares, strict=True):
+    for corner, side in zip((a, b, c), sides, strict=True):
         q = _minus(p, corner)
         is_over = is_over & (_dot(_cross(normal, side), q) >= 0)
+        square = _dot(side, side)
         t = _dot(side, q) / jnp.where(square > 0, square, 1.0)
         t = jnp.clip(t, 0.0, 1.0)
         rest = _minus(q, (t * side[0], t * side[1], t * side[2]))
