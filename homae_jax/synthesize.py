@@ -40,7 +40,7 @@ from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
 from homae_jax.synthetic import production, scenes, writers
 
-LAYOUTS = ("ho3d",)
+LAYOUTS = tuple(writers.WRITERS)
 MODEL_FILES = ("textured_simple.*", "texture_map.*", "points.xyz")
 LICENCE = (
     "Made by homae_jax (Apache-2.0) from procedural hands, objects and textures. "
@@ -141,8 +141,14 @@ def synthesize(
     if not (world / "world.json").is_file():
         _prepare(root, world, settings, renderer)
     clips = production.load_clips(world)
+    writer = writers.WRITERS[layout](root, image_format=image_format)
+    writer.make_folders(clips)
     _produce(world, clips, _default_workers() if workers is None else workers)
-    _finish(root, world, clips, settings)
+    records = production.read_records(world, clips)
+    writer.write_lists(clips, records)
+    shares = _heavy_shares(clips, records)
+    _write_record(root, settings, is_complete=True, share_of_heavy_occlusion=shares)
+    shutil.rmtree(world)
     return root
 
 
@@ -188,7 +194,7 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
 
         write_object_models(models_dir)
     names = sorted(p.parent.name for p in models_dir.glob("*/textured_simple.obj"))
-    clips = writers.plan_ho3d(
+    clips = writers.PLANS[settings["layout"]](
         settings["num_train"],
         settings["num_eval"],
         object_names=names,
@@ -209,10 +215,10 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
         clips=clips,
         clutter_names=_clutter_names(clips, is_shared=not settings["unseen"]),
         options=scenes.SceneOptions(**options),
+        layout=settings["layout"],
         image_format=settings["image_format"],
         renderer=renderer,
     )
-    writers.Ho3dWriter(root).make_folders(clips)
 
 
 def _copy_models(source: Path, target: Path) -> None:
@@ -326,21 +332,18 @@ def _produce(world: Path, clips: Sequence[scenes.Clip], workers: int) -> None:
             pass
 
 
-def _finish(
-    root: Path, world: Path, clips: Sequence[scenes.Clip], settings: dict[str, Any]
-) -> None:
-    """Writes the lists and the record, then drops the scaffolding."""
-    visibility, truth = production.read_results(world, clips)
-    writers.Ho3dWriter(root).write_lists(clips, visibility, truth)
-    shares = {}
-    for split in ("train", "evaluation"):
-        own = [v for key, v in visibility.items() if key.startswith(f"{split}/")]
-        if own:
-            least = np.concatenate(own).min(axis=1)
-            share = np.mean(least < scenes.HEAVY_BELOW)
-            shares[split] = round(float(share), 4)
-    _write_record(root, settings, is_complete=True, share_of_heavy_occlusion=shares)
-    shutil.rmtree(world)
+def _heavy_shares(
+    clips: Sequence[scenes.Clip], records: Sequence[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """Per split, the share of frames that came out heavily occluded."""
+    least = {"train": [], "evaluation": []}
+    for clip, kept in zip(clips, records, strict=True):
+        least[clip.split] += kept["visibility"].min(axis=1).tolist()
+    return {
+        split: round(float(np.mean(np.array(values) < scenes.HEAVY_BELOW)), 4)
+        for split, values in least.items()
+        if values
+    }
 
 
 def _default_workers() -> int:

@@ -3,12 +3,12 @@
 The world folder holds what every process needs and what is already done, so that an
 interrupted run goes on where it stopped:
 
-  world.json       options, names, image format, renderer
+  world.json       layout, options, names, image format, renderer
   clips.json       the plan
   hand.npz         HandShape
   grasps_*.npy     the fields of Grasps, memory-mapped
   backgrounds/     <split>_<index>.png
-  chunks/          <chunk>.npz: visible shares, and the truth of evaluation frames
+  chunks/          <chunk>.npz: what the writer records of the chunk's frames
 
 Render processes import no JAX; they are started as fresh interpreters
 (`python -m homae_jax.synthetic.worker`), whatever program asked for the frames.
@@ -42,7 +42,7 @@ from homae_jax.synthetic.scenes import (
     World,
     random_stream,
 )
-from homae_jax.synthetic.writers import Ho3dWriter, truth_gl, write_bytes, write_text
+from homae_jax.synthetic.writers import WRITERS, write_bytes, write_text
 
 CHUNK_FRAMES = 16
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,7 @@ def save_world(
     clips: Sequence[Clip],
     clutter_names: dict[str, tuple[str, ...]],
     options: SceneOptions,
+    layout: str,
     image_format: str,
     renderer: str,
 ) -> None:
@@ -87,6 +88,7 @@ def save_world(
         "models_dir": os.path.relpath(models_dir, folder),
         "clutter_names": clutter_names,
         "options": options._asdict(),
+        "layout": layout,
         "image_format": image_format,
         "renderer": renderer,
     }
@@ -116,7 +118,7 @@ class Workshop:
             backgrounds_dir=folder / "backgrounds",
             options=SceneOptions(**settings["options"]),
         )
-        self._writer = Ho3dWriter(
+        self._writer = WRITERS[settings["layout"]](
             (folder / settings["root"]).resolve(), image_format=settings["image_format"]
         )
         self._renderer = make_renderer(
@@ -145,27 +147,25 @@ class Workshop:
     def _make_frames(self, chunk: Chunk) -> None:
         clip = self._clips[int(chunk.owner)]
         seed = self._world.options.seed
-        shares, truths = [], []
+        records = []
         for index in range(chunk.start, chunk.stop):
             stage, labels = self._world.compose(clip, index)
             drawn = self._renderer.render(stage)
-            shares.append(measure_visibility(self._renderer, stage, drawn))
+            visibility = measure_visibility(self._renderer, stage, drawn)
             lens = random_stream(seed, "lens", clip.split, clip.name, index)
             drawn = drawn._replace(rgb=through_lens(drawn.rgb, lens))
             self._writer.write_frame(clip, index, labels, drawn)
-            if clip.split == "evaluation":
-                truths.append(truth_gl(labels))
+            records.append(self._writer.record(clip, labels, visibility))
         if chunk.start == 0:
             for number in clip.blanks:
                 empty = random_stream(seed, "blank", clip.split, clip.name, number)
                 picture = self._world.background(empty, clip.split)
                 self._writer.write_blank(clip, number, picture)
-        joints = np.array([joints for joints, _ in truths], np.float32)
-        vertices = np.array([vertices for _, vertices in truths], np.float32)
+        stacked = {key: np.stack([r[key] for r in records]) for key in records[0]}
         path = self._folder / "chunks" / f"{chunk.name}.npz"
         partial = path.with_name(f".{path.name}")
         with partial.open("wb") as file:
-            np.savez(file, visibility=shares, joints=joints, vertices=vertices)
+            np.savez(file, **stacked)
         os.replace(partial, path)
 
 
@@ -204,22 +204,17 @@ def missing_frames(folder: Path, clips: Sequence[Clip]) -> list[Chunk]:
     return [chunk for chunk in chunks if not path(chunk).is_file()]
 
 
-def read_results(
-    folder: Path, clips: Sequence[Clip]
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Puts the chunks' results together, as `Ho3dWriter.write_lists` takes them."""
-    visibility, truth = {}, {}
+def read_records(folder: Path, clips: Sequence[Clip]) -> list[dict[str, np.ndarray]]:
+    """What the writer recorded, per clip, its frames stacked."""
+    records = []
     for row, clip in enumerate(clips):
-        results = []
+        parts = []
         for start in range(0, len(clip.numbers), CHUNK_FRAMES):
             name = Chunk("frames", row, start, start).name
             with np.load(folder / "chunks" / f"{name}.npz") as file:
-                results.append({key: file[key] for key in file.files})
-        joined = {k: np.concatenate([r[k] for r in results]) for k in results[0]}
-        visibility[f"{clip.split}/{clip.name}"] = joined["visibility"]
-        if clip.split == "evaluation":
-            truth[clip.name] = joined["joints"], joined["vertices"]
-    return visibility, truth
+                parts.append({key: file[key] for key in file.files})
+        records.append({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
+    return records
 
 
 class Crew:

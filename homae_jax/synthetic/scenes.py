@@ -162,9 +162,9 @@ class World:
         sleeve = sleeve_mesh(
             grasp.hand_vertices[self.hand.wrist_loop],
             grasp.joints[0],
-            length=float(rng.uniform(0.45, 0.52)),
+            length=float(rng.uniform(0.58, 0.66)),
             thickness=subject.sleeve_thickness,
-            flare=float(rng.uniform(1.5, 1.9)),
+            flare=float(rng.uniform(1.6, 2.1)),
         )
         points = self._outline_points(grasp, model, sleeve)
         cam_T_hand, occluders = self._choose_view(rng, clip.split, points, intrinsics)

@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import HO3D_OBJECTS, YCB_NAMES
 from homae_jax.synthetic.png import encode_flat, encode_photo
-from homae_jax.synthetic.render import HAND, OBJECT, Rendering
+from homae_jax.synthetic.render import HAND, OBJECT, Rendering, Visibility
 from homae_jax.synthetic.scenes import Clip, Labels
 
 GL_SIGNS = np.array([1.0, -1.0, -1.0])
@@ -169,6 +169,34 @@ def _frame_number(index: int) -> int:
     return 1 + index + index // 12
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """What a layout has to know; one per data set, named by `--layout`."""
+
+    def make_folders(self, clips: Iterable[Clip]) -> None:
+        """Makes every folder that frames go to."""
+
+    def write_frame(
+        self, clip: Clip, index: int, labels: Labels, rendering: Rendering
+    ) -> None:
+        """Writes the files of frame `index`; the label file comes last."""
+
+    def write_blank(
+        self, clip: Clip, number: int, rgb: UInt8[np.ndarray, "h w 3"]
+    ) -> None:
+        """Writes a frame without annotation."""
+
+    def record(
+        self, clip: Clip, labels: Labels, visibility: Visibility
+    ) -> dict[str, np.ndarray]:
+        """What `write_lists` will need of a frame; "visibility" among it."""
+
+    def write_lists(
+        self, clips: Sequence[Clip], records: Sequence[dict[str, np.ndarray]]
+    ) -> None:
+        """Writes what can only be written when all frames are there."""
+
+
 class Ho3dWriter:
     """Writes frames as HO-3D v2 has them.
 
@@ -211,30 +239,38 @@ class Ho3dWriter:
         meta = dict.fromkeys(keys) | {"camIDList": _camera_ids(clip)}
         write_bytes(stem("meta", "pkl"), dump_meta(meta))
 
+    def record(
+        self, clip: Clip, labels: Labels, visibility: Visibility
+    ) -> dict[str, np.ndarray]:
+        """What `write_lists` will need of a frame."""
+        kept = {"visibility": np.array(visibility, np.float32)}
+        if clip.split == "evaluation":
+            joints = joints_with_tips(labels) * GL_SIGNS
+            vertices = labels.hand_vertices * GL_SIGNS
+            kept |= {"xyz": joints, "verts": vertices}
+        return kept
+
     def write_lists(
-        self,
-        clips: Sequence[Clip],
-        visibility: dict[str, Float[np.ndarray, "n 2"]],
-        truth_gl: dict[str, tuple[np.ndarray, np.ndarray]],
+        self, clips: Sequence[Clip], records: Sequence[dict[str, np.ndarray]]
     ) -> None:
         """Writes the lists of frames, visible shares and the evaluation's truth.
 
         Args:
           clips: all clips.
-          visibility: visible share of hand and object per clip `<split>/<name>`.
-          truth_gl: joints [n 21 3] and vertices [n 778 3] per evaluation clip.
+          records: per clip, what `record` kept, its frames stacked.
         """
         for split in ("train", "evaluation"):
-            own = [clip for clip in clips if clip.split == split]
-            names = [f"{c.name}/{n:04d}" for c in own for n in c.numbers]
+            names, shares = [], [np.zeros((0, 2))]
+            for clip, kept in zip(clips, records, strict=True):
+                if clip.split == split:
+                    names += [f"{clip.name}/{number:04d}" for number in clip.numbers]
+                    shares.append(kept["visibility"])
             write_text(self._root / f"{split}.txt", "".join(f"{n}\n" for n in names))
-            shares = [visibility[f"{split}/{clip.name}"] for clip in own]
-            rows = np.concatenate([np.zeros((0, 2)), *shares]).round(4).tolist()
-            table = dict(zip(names, rows, strict=True))
-            write_text(self._root / f"visibility_{split}.json", json.dumps(table))
-        truths = [truth_gl[c.name] for c in clips if c.split == "evaluation"]
-        for column, kind in enumerate(("xyz", "verts")):
-            frames = (frame for truth in truths for frame in truth[column])
+            rows = np.concatenate(shares).astype(float).round(4).tolist()
+            table = json.dumps(dict(zip(names, rows, strict=True)))
+            write_text(self._root / f"visibility_{split}.json", table)
+        for kind in ("xyz", "verts"):
+            frames = (frame for kept in records for frame in kept.get(kind, ()))
             lines = ",\n".join(json.dumps(_rounded(frame)) for frame in frames)
             write_text(self._root / f"evaluation_{kind}.json", f"[{lines}]\n")
 
@@ -281,13 +317,6 @@ _EVALUATION_KEYS = (
 def joints_with_tips(labels: Labels) -> Float[np.ndarray, "21 3"]:
     """All 21 joints in MANO order, OpenCV camera frame."""
     return np.concatenate([labels.joints, labels.hand_vertices[list(FINGERTIPS)]])
-
-
-def truth_gl(
-    labels: Labels,
-) -> tuple[Float[np.ndarray, "21 3"], Float[np.ndarray, "778 3"]]:
-    """Joints and vertices as in evaluation_xyz.json and evaluation_verts.json."""
-    return joints_with_tips(labels) * GL_SIGNS, labels.hand_vertices * GL_SIGNS
 
 
 def _train_meta(clip: Clip, labels: Labels) -> dict[str, Any]:
@@ -407,3 +436,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text that others see whole or not at all."""
     write_bytes(path, text.encode())
+
+
+WRITERS = {"ho3d": Ho3dWriter}
+PLANS = {"ho3d": plan_ho3d}

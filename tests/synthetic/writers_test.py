@@ -11,7 +11,7 @@ from homae_jax.hand.safe_pickle import load_pickle
 from homae_jax.objects.ycb import HO3D_OBJECTS, YCB_NAMES
 from homae_jax.synthetic import writers
 from homae_jax.synthetic.png import encode_flat, encode_photo
-from homae_jax.synthetic.render import HAND, OBJECT, Rendering
+from homae_jax.synthetic.render import HAND, OBJECT, Rendering, Visibility
 from tests.synthetic import toy_world
 
 ALL = tuple(YCB_NAMES.values())
@@ -229,22 +229,22 @@ def test_write_blank_has_no_annotation(tmp_path, frame):
 def test_write_lists_keeps_one_order_everywhere(tmp_path, frame):
     labels, _ = frame
     clips = [toy_world.clip("SM1", "evaluation", 2), toy_world.clip("SB11", "train", 3)]
-    truth = [
-        np.stack([part, part + i]) for i, part in enumerate(writers.truth_gl(labels))
-    ]
-    writers.Ho3dWriter(tmp_path).write_lists(
-        clips,
-        {"evaluation/SM1": np.full((2, 2), 0.5), "train/SB11": np.ones((3, 2))},
-        {"SM1": tuple(truth)},
-    )
+    writer = writers.Ho3dWriter(tmp_path)
+    records = []
+    for clip in clips:
+        half_seen = Visibility(0.5, float(clip.split == "train"))
+        kept = writer.record(clip, labels, half_seen)
+        records.append({k: np.stack([v] * len(clip.numbers)) for k, v in kept.items()})
+    writer.write_lists(clips, records)
     assert (tmp_path / "evaluation.txt").read_text() == "SM1/0001\nSM1/0002\n"
     assert (tmp_path / "train.txt").read_text().split()[-1] == "SB11/0003"
     joints = np.array(json.loads((tmp_path / "evaluation_xyz.json").read_text()))
-    np.testing.assert_allclose(joints, truth[0], atol=1e-6)
+    expected = writers.joints_with_tips(labels) @ GL_TO_CV
+    np.testing.assert_allclose(joints, [expected, expected], atol=1e-6)
     vertices = json.loads((tmp_path / "evaluation_verts.json").read_text())
     assert np.shape(vertices) == (2, 778, 3)
     shares = json.loads((tmp_path / "visibility_evaluation.json").read_text())
-    assert shares == {"SM1/0001": [0.5, 0.5], "SM1/0002": [0.5, 0.5]}
+    assert shares == {"SM1/0001": [0.5, 0.0], "SM1/0002": [0.5, 0.0]}
 
 
 @pytest.mark.parametrize("encode", [encode_photo, encode_flat])
