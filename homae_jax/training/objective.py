@@ -1,6 +1,6 @@
 """The loss of a batch as a function of the parameters: targets, network, terms."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,7 @@ from jaxtyping import Array
 from homae_jax.losses import total_loss
 from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.targets import compute_targets, point_jitter
-
-LossFn = Callable[[Any, Batch, Array, Array], tuple[Array, dict[str, Array]]]
+from homae_jax.training.step import LossFn
 
 
 def make_loss_fn(
@@ -25,11 +24,18 @@ def make_loss_fn(
     steps_per_epoch: int,
     switch_step: int,
     own_points_probability: float,
+    frozen: Sequence[str] = (),
 ) -> LossFn:
     """(params, batch, key, step) -> (loss, terms).
 
     Pose points are the jittered true surface; from `switch_step` on, the network's own
     with a probability, drawn once per step (HOISDF).
+
+    Args:
+      jitter: half-widths of the noise on pose points, normalised, by thirds of an
+        epoch.
+      own_points_probability: 0 leaves the sampler out of the compiled step.
+      frozen: parts of the network that get no gradient, which saves its computation.
     """
 
     def loss_fn(
@@ -50,8 +56,9 @@ def make_loss_fn(
         if own_points_probability > 0:
             draw = jax.random.uniform(choice_key)
             own_points = (step >= switch_step) & (draw < own_points_probability)
+        still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
         outputs = model.apply(
-            {"params": params},
+            {"params": params | still},
             batch,
             mano,
             targets=targets,

@@ -18,7 +18,7 @@ def learning_rate_schedule(
     learning_rate: float,
     schedule: str,
     decay: float,
-    decay_epochs: float,
+    decay_epochs: int | float,
     warmup_steps: int,
     steps_per_epoch: int,
     num_steps: int,
@@ -68,8 +68,7 @@ def make_optimizer(
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
     parts.append(optax.scale_by_adam(b1=b1, b2=b2))
     if weight_decay > 0:
-        is_matrix = jax.tree.map(lambda p: p.ndim > 1, params)
-        parts.append(optax.add_decayed_weights(weight_decay, mask=is_matrix))
+        parts.append(optax.add_decayed_weights(weight_decay, mask=_is_matrix))
     parts.append(optax.scale_by_learning_rate(rate))
     if not freeze_encoder:
         scales = encoder_scales(
@@ -80,6 +79,10 @@ def make_optimizer(
     return optax.multi_transform(
         {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
     )
+
+
+def _is_matrix(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def encoder_scales(

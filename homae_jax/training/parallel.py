@@ -13,32 +13,35 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from homae_jax.errors import UserError
-from homae_jax.schema import Batch
 from homae_jax.training.state import TrainState
 
 AXIS = "data"
 
 
 class Engine(NamedTuple):
-    """How state and batches get to the devices, and the step there."""
+    """How state and batches get to the devices, the step there, and the way back."""
 
     put_state: Callable[[TrainState], Any]
-    put_batch: Callable[[Batch], Any]
+    put_batch: Callable[[Any], Any]  # of this process's rows
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]  # its state is donated
-    get_state: Callable[[Any], TrainState]  # one copy, as arrays
+    get_state: Callable[[Any], TrainState]  # copied to the host: numpy
 
 
 def check_batch_size(batch_size: int, accumulate: int, num_devices: int) -> None:
     """Raises UserError unless every device and pass gets the same share."""
-    if batch_size % (accumulate * num_devices):
+    if accumulate < 1:
+        raise UserError(f"train.accumulate={accumulate}: must be 1 or more")
+    parts = accumulate * num_devices
+    if batch_size < 1 or batch_size % parts:
+        above = parts * (max(batch_size, 0) // parts + 1)
         raise UserError(
-            f"train.batch_size={batch_size} does not divide into train.accumulate="
-            f"{accumulate} passes on {num_devices} devices: change one of them"
+            f"train.batch_size={batch_size} does not divide among {num_devices} "
+            f"devices x train.accumulate={accumulate}; try {above}"
         )
 
 
 def make_engine(name: str, step: Callable[..., Any]) -> Engine:
-    """The engine named by `parallel.engine`.
+    """The engine named by `parallel.engine`, on all devices.
 
     Args:
       step: train_step with everything but state, batch and axis_name given.
@@ -54,19 +57,25 @@ def _mesh_engine(step: Callable[..., Any]) -> Engine:
     mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     shared = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def put_batch(batch: Any) -> Any:
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(
+                shared, np.asarray(rows)
+            ),
+            batch,
+        )
+
     return Engine(
         put_state=lambda state: jax.device_put(state, everywhere),
-        put_batch=lambda batch: jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(shared, np.asarray(x)),
-            batch,
-        ),
+        put_batch=put_batch,
         step=jax.jit(
             step,
             in_shardings=(everywhere, shared),
             out_shardings=(everywhere, everywhere),
             donate_argnums=0,
         ),
-        get_state=lambda state: state,
+        get_state=lambda state: jax.tree.map(_host_copy, state),
     )
 
 
@@ -74,26 +83,42 @@ def _pmap_engine(step: Callable[..., Any]) -> Engine:
     num = jax.local_device_count()
     if jax.process_count() > 1:
         raise UserError('parallel.engine="pmap" runs on one host: use "mesh" on many')
-
-    def put_state(state: TrainState) -> Any:
-        return jax.tree.map(lambda x: np.stack([np.asarray(x)] * num), state)
-
-    def split(batch: Batch) -> Any:
-        return jax.tree.map(lambda x: np.reshape(x, (num, -1, *x.shape[1:])), batch)
-
     mapped = jax.pmap(
         lambda state, batch: step(state, batch, axis_name=AXIS),
         axis_name=AXIS,
         donate_argnums=0,
     )
 
+    # As pmap gives its state back, or the second step would be compiled anew.
+    mesh = jax.make_mesh((num,), (AXIS,), axis_types=(AxisType.Auto,))
+    one_each = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def put_state(state: TrainState) -> Any:
+        stacked = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * num), state)
+        return jax.device_put(stacked, one_each)
+
+    def put_batch(batch: Any) -> Any:
+        def split(rows: Any) -> Any:
+            return np.reshape(rows, (num, -1, *np.shape(rows)[1:]))
+
+        return jax.tree.map(split, batch)
+
     def run(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         state, terms = mapped(state, batch)
-        return state, jax.tree.map(lambda x: x[0], terms)
+        return state, jax.tree.map(lambda leaf: _first_shard(leaf)[0], terms)
 
     return Engine(
         put_state=put_state,
-        put_batch=split,
+        put_batch=put_batch,
         step=run,
-        get_state=lambda state: jax.tree.map(lambda x: x[0], state),
+        get_state=lambda state: jax.tree.map(lambda leaf: _host_copy(leaf)[0], state),
     )
+
+
+def _host_copy(leaf: Any) -> np.ndarray:
+    """The first shard, copied: the device's buffer is donated to the next step."""
+    return np.array(_first_shard(leaf), copy=True)
+
+
+def _first_shard(leaf: Any) -> Any:
+    return leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf

@@ -43,7 +43,7 @@ def train_step(
     grads, terms = _gradients(state, batch, key, loss_fn=loss_fn, accumulate=accumulate)
     if axis_name is not None:
         grads, terms = jax.lax.pmean((grads, terms), axis_name)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(terms["loss"])
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     applied = state._replace(
@@ -58,8 +58,8 @@ def train_step(
     )
     bookkeeping = {
         "grad_norm": grad_norm,
-        "param_norm": optax.global_norm(new_state.params),
-        "update_norm": jnp.where(is_finite, optax.global_norm(updates), 0.0),
+        "param_norm": optax.tree.norm(new_state.params),
+        "update_norm": jnp.where(is_finite, optax.tree.norm(updates), 0.0),
         # The optimiser counts the steps that it applied.
         "lr": jnp.asarray(rate(state.step - state.num_skipped), jnp.float32),
         "is_skipped": is_skipped,

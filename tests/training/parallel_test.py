@@ -1,0 +1,129 @@
+"""Both engines compute on several devices what one device computes."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from homae_jax.errors import UserError
+from homae_jax.training import parallel
+from homae_jax.training.state import create_state
+from homae_jax.training.step import train_step
+from tests.training import toy_step
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_DEVICES = 4
+NUM_STEPS = 5
+
+
+def make_step(*, loss_fn=toy_step.toy_loss, accumulate: int = 1):
+    """A step of SGD with momentum; Adam would blow up the rounding of zeros."""
+    tx = optax.sgd(0.1, momentum=0.9)
+    step = functools.partial(
+        train_step,
+        loss_fn=loss_fn,
+        tx=tx,
+        rate=optax.constant_schedule(0.1),
+        accumulate=accumulate,
+    )
+    return step, create_state(toy_step.toy_params(), tx, seed=1)
+
+
+def train(engine_name: str, **options) -> tuple[object, list[float]]:
+    """The host's copy of the state after a few steps, and every loss."""
+    step, state = make_step(**options)
+    traces = []
+
+    def counted(*args, **keywords):
+        traces.append(args)
+        return step(*args, **keywords)
+
+    engine = parallel.make_engine(engine_name, counted)
+    on_device, losses = engine.put_state(state), []
+    for seed in range(NUM_STEPS):
+        batch = engine.put_batch(toy_step.toy_batch(8, seed))
+        on_device, terms = engine.step(on_device, batch)
+        losses.append(float(terms["loss"]))
+    assert len(traces) == 1
+    return engine.get_state(on_device), losses
+
+
+def compare_on_this_process() -> None:
+    """What the test runs in a process that has several devices."""
+    assert jax.device_count() == NUM_DEVICES
+    single, state = make_step()
+    for seed in range(NUM_STEPS):
+        state, _ = single(state, toy_step.toy_batch(8, seed))
+    for engine in ("mesh", "pmap"):
+        for accumulate in (1, 2):
+            found, _ = train(engine, accumulate=accumulate)
+            for leaf in jax.tree.leaves(found):
+                assert isinstance(leaf, np.ndarray | np.generic)
+            chex.assert_trees_all_close(found.params, state.params, atol=1e-6)
+            chex.assert_trees_all_close(found.opt_state, state.opt_state, atol=1e-6)
+            chex.assert_trees_all_equal(found.rng, state.rng)
+    noisy, state = make_step(loss_fn=toy_step.noisy_loss)
+    _, terms = noisy(state, toy_step.toy_batch(8, 0))
+    _, losses = train("mesh", loss_fn=toy_step.noisy_loss)
+    np.testing.assert_allclose(losses[0], terms["loss"], rtol=1e-6)
+    _, losses = train("pmap", loss_fn=toy_step.noisy_loss)
+    assert abs(losses[0] - float(terms["loss"])) > 1e-4  # devices draw their own
+
+
+def test_engines_on_four_devices_compute_what_one_does():
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+        "PYTHONPATH": str(ROOT),
+    }
+    code = (
+        "from tests.training import parallel_test\n"
+        "parallel_test.compare_on_this_process()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("engine", ["mesh", "pmap"])
+def test_get_state_survives_the_next_step(engine):
+    """The device's buffers are donated; the host's copy must not share them."""
+    step, state = make_step()
+    engine = parallel.make_engine(engine, step)
+    batch = engine.put_batch(toy_step.toy_batch(8))
+    on_device, _ = engine.step(engine.put_state(state), batch)
+    copy = engine.get_state(on_device)
+    before = jax.tree.map(np.copy, copy)
+    for _ in range(3):
+        on_device, _ = engine.step(on_device, batch)
+    chex.assert_trees_all_equal(copy, before)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "num_devices", "message"),
+    [
+        (24, 1, 5, "batch_size=24 does not divide among 5 devices.*try 25"),
+        (24, 5, 4, "4 devices x train.accumulate=5; try 40"),
+        (0, 1, 1, "batch_size=0 does not divide.*try 1"),
+        (24, 0, 1, "accumulate=0: must be 1 or more"),
+    ],
+)
+def test_check_batch_size_raises(batch_size, accumulate, num_devices, message):
+    with pytest.raises(UserError, match=message):
+        parallel.check_batch_size(batch_size, accumulate, num_devices)
+
+
+def test_check_batch_size_lets_equal_shares_pass():
+    parallel.check_batch_size(24, 3, 4)
+
+
+def test_make_engine_names_the_choices():
+    with pytest.raises(UserError, match='"mesh" or "pmap"'):
+        parallel.make_engine("shard_map", make_step()[0])
