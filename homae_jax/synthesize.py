@@ -41,6 +41,7 @@ from homae_jax.progress import progress_bar
 from homae_jax.synthetic import production, scenes, writers
 
 LAYOUTS = tuple(writers.WRITERS)
+OBJECTS = ("all", "ho3d")
 MODEL_FILES = ("textured_simple.*", "texture_map.*", "points.xyz")
 LICENCE = (
     "Made by homae_jax (Apache-2.0) from procedural hands, objects and textures. "
@@ -57,7 +58,7 @@ _MODELS = flags.DEFINE_string(
     "models", None, "Real YCB models, <name>/textured_simple.obj; else procedural ones."
 )
 _OBJECTS = flags.DEFINE_enum(
-    "objects", "all", ("all", "ho3d"), "Objects in training: all 20, or HO-3D's nine."
+    "objects", "all", OBJECTS, "Objects in training: all 20, or HO-3D's nine."
 )
 _UNSEEN = flags.DEFINE_bool(
     "unseen", False, "No object and no person of the evaluation shows in training."
@@ -118,10 +119,6 @@ def synthesize(
       UserError: the folder holds something else, or a setting makes no sense.
     """
     root = Path(out).expanduser().resolve()
-    if layout not in LAYOUTS:
-        raise UserError(f"layout {layout!r}: use one of {', '.join(LAYOUTS)}")
-    if num_train + num_eval < 1:
-        raise UserError("num_train and num_eval are both 0: nothing to make")
     settings = {
         "layout": layout,
         "num_train": num_train,
@@ -135,10 +132,12 @@ def synthesize(
         "heavy_share": float(heavy_share),
         "image_format": image_format,
     }
-    if _is_complete(root, settings):
-        return root
+    _check_settings(settings)
     world = root / ".world"
-    if not (world / "world.json").is_file():
+    is_prepared = (world / "world.json").is_file()
+    if _is_complete(root, settings, is_prepared=is_prepared):
+        return root
+    if not is_prepared:
         _prepare(root, world, settings, renderer)
     clips = production.load_clips(world)
     writer = writers.WRITERS[layout](root, image_format=image_format)
@@ -152,19 +151,44 @@ def synthesize(
     return root
 
 
-def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds just this, finished; claims it if it is empty."""
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Refuses what the flags would refuse, for those who call `synthesize`."""
+    for name, choices in (
+        ("layout", LAYOUTS),
+        ("objects", OBJECTS),
+        ("image_format", writers.IMAGE_FORMATS),
+    ):
+        if settings[name] not in choices:
+            raise UserError(f"{name} {settings[name]!r}: use {' or '.join(choices)}")
+    for name, high in (("view_cone_deg", 180), ("roll_deg", 180), ("heavy_share", 1)):
+        if not 0 <= settings[name] <= high:
+            raise UserError(f"{name} {settings[name]}: use a number from 0 to {high}")
+    if min(settings["num_train"], settings["num_eval"], settings["seed"]) < 0:
+        raise UserError("num_train, num_eval and seed must not be negative")
+    if settings["num_train"] + settings["num_eval"] < 1:
+        raise UserError("num_train and num_eval are both 0: nothing to make")
+
+
+def _is_complete(root: Path, settings: dict[str, Any], *, is_prepared: bool) -> bool:
+    """Whether the folder holds just this, finished; claims it if it is free.
+
+    A run that ended before anything was drawn leaves its folder free.
+    """
     record = root / "synthetic.json"
     if record.is_file():
         found = json.loads(record.read_text())
-        for key, value in settings.items():
+        is_begun = found["is_complete"] or is_prepared
+        for key, value in settings.items() if is_begun else ():
             if found["settings"].get(key) != value:
                 raise UserError(
                     f"{root}: holds a world with {key}={found['settings'].get(key)}, "
                     f"not {value}; choose another --out or remove the folder"
                 )
-        return found["is_complete"]
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if is_begun:
+            return found["is_complete"]
+        for name in ("models", "mano", ".world"):
+            shutil.rmtree(root / name, ignore_errors=True)
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(
             f"{root}: is not empty and no synthetic world; choose another --out"
         )

@@ -1,13 +1,18 @@
 import hashlib
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 
 from homae_jax import synthesize as entry
 from homae_jax.errors import UserError
+from homae_jax.geometry.rotations import aa_to_rotmat
+from homae_jax.hand.mano import mano_forward
+from homae_jax.hand.mano_files import load_mano
 from homae_jax.hand.safe_pickle import load_pickle
+from homae_jax.objects.ycb import HO3D_OBJECTS
 from homae_jax.synthesize import synthesize
 from homae_jax.synthetic import production
 from tests.synthetic import toy_world
@@ -147,6 +152,44 @@ def test_synthesize_raises_on_models_without_ycb_names(tmp_path, toy_parts):
     toy_world.write_models(tmp_path / "other", ("teapot",))
     with pytest.raises(UserError, match="003_cracker_box"):
         run(tmp_path / "out", tmp_path / "other")
+
+
+def test_synthesize_frees_a_folder_where_nothing_was_drawn(tmp_path, toy_parts):
+    with pytest.raises(UserError, match="no such folder"):
+        run(tmp_path / "out", tmp_path / "modles")
+    assert (run(tmp_path / "out", toy_parts) / "train.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layout": "coco"},
+        {"image_format": "gif"},
+        {"objects": "some"},
+        {"heavy_share": 1.5},
+        {"view_cone_deg": -1.0},
+        {"num_train": -5},
+    ],
+)
+def test_synthesize_raises_on_impossible_settings(tmp_path, wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        run(tmp_path / "out", tmp_path, **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_synthesize_labels_are_those_of_its_hand(tmp_path):
+    """The real parts: MANO's layer gives back the joints from pose, shape, shift."""
+    root = synthesize(tmp_path, 4, 1, objects="ho3d", workers=0)
+    mano = load_mano(root / "mano" / "MANO_RIGHT.pkl")
+    for frame in (root / "train.txt").read_text().split():
+        sequence, number = frame.split("/")
+        meta = load_pickle(root / "train" / sequence / "meta" / f"{number}.pkl")
+        pose = aa_to_rotmat(jnp.asarray(meta["handPose"].reshape(16, 3)))
+        hand = mano_forward(mano, pose, meta["handBeta"], fingertips="ho3d")
+        joints = np.asarray(hand.joints) + meta["handTrans"]
+        np.testing.assert_allclose(joints, meta["handJoints3D"], atol=1e-5)
+        assert meta["objName"] in HO3D_OBJECTS
 
 
 def test_main_prints_one_line_and_exits_with_2(tmp_path, capsys):

@@ -115,8 +115,8 @@ class HandSkin:
         steps = (np.arange(_BLOCK) - _MARGIN) / span
         second, third = np.meshgrid(steps, steps)
         weights = np.stack([1 - second - third, second, third], axis=-1)
-        points = np.zeros((side, side, 3))
-        texel_normals = np.zeros((side, side, 3))
+        points = np.zeros((side, side, 3), np.float32)
+        texel_normals = np.zeros((side, side, 3), np.float32)
         grid = np.arange(_BLOCK)
         rows = self._block_px[:, 1, None, None] + grid[:, None]
         columns = self._block_px[:, 0, None, None] + grid[None, :]
