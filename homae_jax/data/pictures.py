@@ -49,6 +49,6 @@ def labels_from_colours(
     """HO-3D's rendered masks (red hand, blue object) -> schema labels."""
     labels = np.full(picture.shape[:2], BACKGROUND, np.uint8)
     red, blue = picture[..., 0], picture[..., 2]
-    labels[(red > MASK_THRESHOLD) & (red >= blue)] = HAND
+    labels[red > MASK_THRESHOLD] = HAND
     labels[(blue > MASK_THRESHOLD) & (blue > red)] = OBJECT
     return labels
