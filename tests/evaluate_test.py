@@ -1,0 +1,198 @@
+"""From parameters to table, JSON and pictures, on toys; and the command's mistakes."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from homae_jax import assembly, scoring
+from homae_jax.data.source import FrameInfo, GroundTruth
+from homae_jax.geometry import rotations
+from homae_jax.hand.mano import mano_forward
+from homae_jax.models.homae import Homae
+from tests import toy
+
+INTRINSICS = np.array([[300.0, 0, 79.5], [0, 300.0, 59.5], [0, 0, 1]])
+OBJECT_NAMES = ("box", "ball")
+
+
+class ToySource:
+    """Frames of the toy hand; the evaluation split hides poses, as HO-3D's does."""
+
+    def __init__(self, split: str, num: int):
+        self.is_eval = split == "evaluation"
+        self._batch = jax.tree.map(np.asarray, toy.toy_batch(num))
+        rotmat = rotations.aa_to_rotmat(jnp.asarray(self._batch.hand_pose))
+        betas = jnp.asarray(self._batch.hand_betas)
+        posed = mano_forward(toy.toy_mano(), rotmat, betas, fingertips="ho3d")
+        rooted = np.asarray(posed.vertices - posed.joints[:, :1])
+        self.vertices = rooted + self._batch.wrist[:, None]
+
+    def __len__(self):
+        return len(self._batch.wrist)
+
+    def __getitem__(self, i):
+        row = jax.tree.map(lambda x: np.float64(x[i]), self._batch)
+        index = i % 2
+        labels = {
+            "joints": row.joints,
+            "hand_pose": row.hand_pose,
+            "hand_betas": row.hand_betas,
+            "hand_box_px": None,
+        }
+        if self.is_eval:
+            labels = dict.fromkeys(labels)
+            labels["hand_box_px"] = np.array([50.0, 30.0, 110.0, 90.0])
+        rng = np.random.default_rng(i)
+        return {
+            "index": i,
+            "image": rng.integers(0, 256, (120, 160, 3), dtype=np.uint8),
+            "segmentation": None,
+            "intrinsics": INTRINSICS,
+            "wrist": row.wrist,
+            "gt_joints": row.joints if self.is_eval else None,
+            "object_name": OBJECT_NAMES[index],
+            "object_rotmat": row.object_rotmat,
+            "object_trans": row.object_trans,
+            "object_corners": np.float64(toy.toy_templates().corners[index]),
+            **labels,
+        }
+
+    def frame_name(self, i):
+        return f"T1/{i:04d}"
+
+    def frame_info(self, i):
+        return FrameInfo(
+            hand_visibility=0.5,
+            object_visibility=float("nan"),
+            object_name=OBJECT_NAMES[i % 2],
+            sequence="T1",
+        )
+
+    def ground_truth(self, i):
+        vertices = self.vertices[i].astype(np.float64) if self.is_eval else None
+        return GroundTruth(np.float64(self._batch.joints[i]), vertices)
+
+
+def toy_config():
+    c = common.get_config()
+    options = toy.toy_model_options()
+    c.data.dataset, c.data.root = "synthetic", "/nowhere"
+    c.data.image_size, c.data.threads = options.pop("image_size"), 0
+    options.pop("fingertips")
+    for section, values in options.items():
+        if isinstance(values, dict):
+            c.model[section].update(values)
+    c.model.dtype = "float32"
+    for key in ("num_hand_sdf", "num_object_sdf"):
+        c.targets[key] = toy.toy_target_options()[key]
+    c.evaluate.batch_size, c.evaluate.num_figures = 2, 2
+    return c
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return assembly.Parts(
+        model=Homae(**toy.toy_model_options()),
+        mano=toy.toy_mano(),
+        templates=toy.toy_templates(),
+        object_names=OBJECT_NAMES,
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(parts, tmp_path_factory):
+    """The folder and the result of scoring a model as it was born."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = toy_config()
+    (workdir / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": i, "loss": 1.0 / i}) + "\n" for i in range(1, 9))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = {"train": 3, "evaluation": 3}
+        patch.setattr(
+            assembly, "build_source", lambda _, split: ToySource(split, sizes[split])
+        )
+        params = assembly.initial_params(config, parts)
+        result = scoring.evaluate_state(
+            config, params, parts=parts, workdir=workdir, split="evaluation", step=7
+        )
+    return workdir, result
+
+
+def test_evaluate_state_writes_what_it_returns(scored):
+    workdir, result = scored
+    path = workdir / "eval" / "synthetic_evaluation.json"
+    assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+    assert result["num_samples"] == 3 and result["excluded"] == {}
+    assert result["protocol"]["step"] == 7 and result["protocol"]["root"] == "gt"
+    keys = {"mje_mm", "oce_mm", "v_pe_mm", "rec_masked_mse", "sdf_sign_hand"}
+    assert keys <= set(result["metrics"]) and keys <= set(result["baselines"])
+    assert set(result["per_object"]) == {"box", "ball"}
+
+
+def test_evaluate_state_draws_every_figure(scored):
+    workdir, _ = scored
+    names = {path.name for path in (workdir / "figures").iterdir()}
+    kinds = ("predictions", "reconstructions", "sdf")
+    assert names == {"curves.png"} | {f"synthetic_evaluation_{k}.png" for k in kinds}
+
+
+def test_evaluate_state_trivial_predictor_is_the_training_mean(scored):
+    """Training and evaluation frames are the same here, hence the mean is known."""
+    _, result = scored
+    batch = jax.tree.map(np.asarray, toy.toy_batch(3))
+    rooted = batch.joints - batch.wrist[:, None]
+    error = np.linalg.norm(rooted - rooted.mean(0), axis=-1).mean()
+    assert result["baselines"]["mje_root_mm"] == pytest.approx(1e3 * error, rel=1e-3)
+
+
+def test_hand_truth_is_published_or_mano(parts):
+    fingertips = "ho3d"
+    for split in ("evaluation", "train"):
+        source = ToySource(split, 2)
+        truth = scoring.HandTruth(source, parts, fingertips=fingertips)
+        rows = np.arange(2)
+        batches = assembly.build_eval_batches(
+            toy_config(), source, rows, parts.object_names
+        )
+        batch = next(batches)
+        assert batch.has_hand.all() == (split == "train")
+        assert truth.mark(batch).has_hand.all()
+        np.testing.assert_allclose(truth.vertices(batch), source.vertices, atol=1e-5)
+
+
+def test_shown_rows_are_in_probed_batches_and_exist():
+    frames = np.arange(100, 125)
+    shown = scoring.shown_rows(frames, np.array([0, 2]), 10, 4)
+    assert set(shown) <= {*range(100, 110), *range(120, 125)}
+    assert len(shown) == 4 and shown[0] == 100 and shown[-1] == 124
+
+
+def evaluate(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "homae_jax.evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--workdir=DIR is missing"),
+        (("--workdir=/nowhere/run",), "/nowhere/run: no such folder"),
+        (("--wrkdir=a",), "wrkdir"),
+    ],
+)
+def test_evaluate_mistakes_are_one_line(arguments, message):
+    done = evaluate(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error:") and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
