@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.data import ho3d_tree
@@ -10,6 +13,6 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture
-def own_tree(tmp_path):
-    """The same, to break."""
-    return ho3d_tree.write_tree(tmp_path / "ho3d")
+def own_tree(tree, tmp_path):
+    """A copy, to break."""
+    return Path(shutil.copytree(tree, tmp_path / "ho3d"))

@@ -250,13 +250,13 @@ def test_source_raises_on_a_missing_file(own_tree, name, message):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_source_raises_on_a_truncated_picture(tmp_path, suffix, share):
-    tree = ho3d_tree.write_tree(tmp_path / "ho3d", suffix=suffix)
-    path = tree / "train" / "SM2" / "rgb" / f"0001{suffix}"
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
+def test_source_raises_on_a_truncated_picture(own_tree, suffix, share):
+    folder = own_tree / "train" / "SM2" / "rgb"
+    (folder / "0001.png").unlink()
+    data = ho3d_tree.encode(suffix, ho3d_tree.picture(TRAIN[0]))
+    (folder / f"0001{suffix}").write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match=f"0001{suffix}: (truncated|no readable)"):
-        Ho3dSource(tree, "train")[0]
+        Ho3dSource(own_tree, "train")[0]
 
 
 def test_source_raises_on_a_missing_tree(own_tree):
