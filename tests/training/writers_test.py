@@ -1,0 +1,75 @@
+"""metrics.jsonl, TensorBoard and the console."""
+
+import json
+
+import numpy as np
+from tensorboardX.proto import event_pb2
+
+from homae_jax.training.writers import MetricWriter
+
+VALUES = {
+    "loss": 1.5,
+    "steps_per_second": 2.0,
+    "images_per_second": 48.0,
+    "data_wait_share": 0.02,
+}
+
+
+def read_lines(workdir) -> list[dict]:
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_writer(workdir, first_step=0, num_steps=1000) -> MetricWriter:
+    return MetricWriter(workdir, first_step=first_step, num_steps=num_steps)
+
+
+def test_scalars_are_one_json_object_a_line(tmp_path):
+    writer = make_writer(tmp_path)
+    writer.scalars(50, VALUES)
+    writer.scalars(100, VALUES | {"loss": float("nan")})
+    writer.close()
+    first, second = read_lines(tmp_path)
+    assert first == {"step": 50, **VALUES}
+    assert second["loss"] is None
+
+
+def test_scalars_print_the_time_left(tmp_path, capsys):
+    writer = make_writer(tmp_path)
+    writer.scalars(400, VALUES)
+    writer.scalars(410, VALUES | {"num_skipped": 2})
+    writer.close()
+    first, second = capsys.readouterr().out.splitlines()
+    expected = "step 400/1000  loss 1.5  48 images/s  data 2 %  5m00s left"
+    assert first == expected
+    assert "skipped 2" in second
+
+
+def test_writer_goes_on_from_a_step_without_repeating_lines(tmp_path):
+    writer = make_writer(tmp_path)
+    for step in (10, 20, 30):
+        writer.record(step, VALUES)
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')  # the process was killed here
+    writer = make_writer(tmp_path, first_step=20)
+    writer.record(30, VALUES)
+    writer.close()
+    assert [row["step"] for row in read_lines(tmp_path)] == [10, 20, 30]
+
+
+def test_images_reach_tensorboard(tmp_path):
+    writer = make_writer(tmp_path)
+    writer.images(7, {"reconstruction": np.zeros((4, 6, 3), np.uint8)})
+    writer.record(7, {"loss": 2.0})
+    writer.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    found = {}
+    content = file.read_bytes()
+    while content:  # a record: length, its checksum, data, its checksum
+        size = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + size])
+        found |= {value.tag: (event.step, value) for value in event.summary.value}
+        content = content[16 + size :]
+    step, image = found["reconstruction"]
+    assert (step, image.image.height, image.image.width) == (7, 4, 6)
+    assert found["loss"][1].simple_value == 2.0
