@@ -17,6 +17,13 @@ Examples:
   python -m homae_jax.synthesize --out=/data/ycb --models=/data/YCB_Video_Models \\
       --num_train=9000 --num_eval=900
 
+Flags by what they decide:
+
+  what there is     --num_train --num_eval --objects --unseen --models
+  how it is seen    --view_cone_deg --roll_deg --heavy_share
+  what is written   --out --layout --image_format
+  how it runs       --seed --workers --renderer
+
 An interrupted run goes on when the same command is given again; a finished one returns
 at once. The same seed gives the same labels, whatever the number of workers. Nothing
 made here derives from MANO, HO-3D or YCB files, unless --models names some.

@@ -34,7 +34,8 @@ _CELL = 10  # px: grid of the quick visibility estimate
 _PAD = 32  # cells round the picture in that grid
 _VIEW_TRIES = 10
 _OCCLUDER_TRIES = 16
-_MARGIN = 0.06  # an estimate must clear HEAVY_BELOW by this much to be trusted
+_SURELY_HEAVY = 0.49  # estimates are too low on small parts, hence the wide margins
+_SURELY_LIGHT = 0.66
 _LEAST_VISIBLE = 0.12  # below this there is nothing left to learn from
 
 
@@ -260,17 +261,17 @@ class World:
             share = min(_quick_visibility(seen, intrinsics))
             if _shows_cut_arm(seen.arm, intrinsics):
                 share = 0.0
-            if wants_heavy and _LEAST_VISIBLE < share < HEAVY_BELOW - _MARGIN:
+            if wants_heavy and _LEAST_VISIBLE < share < _SURELY_HEAVY:
                 return view, ()
             if share > best_share:
                 best_view, best_share = view, share
-            if not wants_heavy and share > HEAVY_BELOW + _MARGIN:
+            if not wants_heavy and share > _SURELY_LIGHT:
                 break
         seen = points.moved(best_view)
         if wants_heavy:
-            low, high = _LEAST_VISIBLE, HEAVY_BELOW - _MARGIN
+            low, high = _LEAST_VISIBLE, _SURELY_HEAVY
         elif rng.random() < 0.25:
-            low, high = HEAVY_BELOW + _MARGIN, 1.0
+            low, high = _SURELY_LIGHT, 1.0
         else:
             return best_view, ()
         part = self._find_occluder(rng, split, seen, intrinsics, low, high)
