@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from homae_jax import assembly
 from homae_jax.data import pipeline
@@ -28,6 +28,7 @@ from homae_jax.viz import figures
 
 PROBED_FRAMES = 96  # reconstruction and SDF signs are measured on about so many
 TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
+NUM_PREVIEWED = 3  # frames drawn while training
 NUM_SLICED = 4  # frames in the figure of SDF slices
 SLICE_LIMIT = 0.05  # metres, where their colours saturate
 CURVES = {
@@ -63,18 +64,8 @@ def evaluate_state(
     probed = spread(-(-PROBED_FRAMES // batch_size), num_batches)
     shown = shown_rows(frames, probed, batch_size, config.evaluate.num_figures)
     truth = HandTruth(source, parts, fingertips=config.evaluate.fingertips)
-    runner = ModelRunner(
-        params,
-        model=parts.model,
-        mano=parts.mano,
-        templates=parts.templates,
-        true_vertices=truth.vertices,
-        probed_batches=probed.tolist(),
-        shown_samples=shown,
-        near_sigma=config.targets.near_sigma,
-        has_masking=config.model.mask.enabled,
-        seed=config.seed,
-    )
+    runner = _build_runner(config, params, parts, truth)
+    runner.plan(probed_batches=probed.tolist(), shown_samples=shown)
     batches = assembly.build_eval_batches(config, source, frames, parts.object_names)
     result = evaluator.evaluate(
         runner,
@@ -93,10 +84,60 @@ def evaluate_state(
     }
     name = f"{config.data.dataset}_{split}"
     report.write_result(result, workdir / "eval" / f"{name}.json")
-    write_figures(workdir / "figures", name, runner.shown, source=source, parts=parts)
+    pictures = draw_figures(runner.shown, title=name, source=source, parts=parts)
+    for kind, picture in pictures.items():
+        figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)
     write_curves(workdir)
     print(tables.format_result(result))
     return result
+
+
+class Previewer:
+    """Pictures of a few evaluation frames while a run is under way.
+
+    The programs are those of `evaluate_state`, so they are compiled once for both.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, params: Any, parts: assembly.Parts
+    ):
+        self._source = assembly.build_source(config, config.data.eval_split)
+        self._parts = parts
+        frames = assembly.eval_frames(config, len(self._source))
+        frames = frames[spread(config.evaluate.batch_size, len(frames))]
+        truth = HandTruth(self._source, parts, fingertips=config.evaluate.fingertips)
+        batches = assembly.build_eval_batches(
+            config, self._source, frames, parts.object_names
+        )
+        (self._batch,) = map(truth.mark, batches)
+        self._shown = frames[spread(NUM_PREVIEWED, len(frames))].tolist()
+        self._runner = _build_runner(config, params, parts, truth)
+
+    def __call__(self, params: Any) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
+        """Name -> picture, for `MetricWriter.images`."""
+        self._runner.plan(params, probed_batches=[0], shown_samples=self._shown)
+        self._runner(self._batch)
+        return draw_figures(
+            self._runner.shown, title="preview", source=self._source, parts=self._parts
+        )
+
+
+def _build_runner(
+    config: ml_collections.ConfigDict,
+    params: Any,
+    parts: assembly.Parts,
+    truth: "HandTruth",
+) -> ModelRunner:
+    return ModelRunner(
+        params,
+        model=parts.model,
+        mano=parts.mano,
+        templates=parts.templates,
+        true_vertices=truth.vertices,
+        near_sigma=config.targets.near_sigma,
+        has_masking=config.model.mask.enabled,
+        seed=config.seed,
+    )
 
 
 class HandTruth:
@@ -173,30 +214,22 @@ def fit_trivial(
     return evaluator.fit_trivial(*columns)
 
 
-def write_figures(
-    folder: Path,
-    name: str,
-    shown: Sequence[Shown],
-    *,
-    source: Source,
-    parts: assembly.Parts,
-) -> None:
-    """Draws the frames kept by the runner into `folder`."""
+def draw_figures(
+    shown: Sequence[Shown], *, title: str, source: Source, parts: assembly.Parts
+) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
+    """Draws the frames that a runner kept: predictions, reconstructions, sdf."""
     hand_faces = np.asarray(parts.mano.closed_faces)
     rows = [_qualitative_row(each, source, parts) for each in shown]
-    figures.write_png(
-        folder / f"{name}_predictions.png",
-        figures.qualitative_figure(
-            rows, hand_faces, title=f"{name}: prediction and truth"
+    drawn = {
+        "predictions": figures.qualitative_figure(
+            rows, hand_faces, title=f"{title}: prediction and truth"
         ),
-    )
+        "sdf": _sdf_slices(list(shown[:NUM_SLICED]), source),
+    }
     masked = [each for each in shown if each.reconstruction is not None]
     if masked:
-        figures.write_png(
-            folder / f"{name}_reconstructions.png", _reconstructions(masked, source)
-        )
-    sliced = list(shown[:NUM_SLICED])
-    figures.write_png(folder / f"{name}_sdf.png", _sdf_slices(sliced, source))
+        drawn["reconstructions"] = _reconstructions(masked, source)
+    return drawn
 
 
 def _qualitative_row(

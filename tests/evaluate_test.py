@@ -122,11 +122,17 @@ def scored(parts, tmp_path_factory):
         result = scoring.evaluate_state(
             config, params, parts=parts, workdir=workdir, split="evaluation", step=7
         )
-    return workdir, result
+        previewer = scoring.Previewer(config, params, parts)
+        previews = [previewer(p) for p in (params, params, altered(params))]
+    return workdir, result, previews
+
+
+def altered(params):
+    return jax.tree.map(lambda x: x * 1.5, params)
 
 
 def test_evaluate_state_writes_what_it_returns(scored):
-    workdir, result = scored
+    workdir, result, _ = scored
     path = workdir / "eval" / "synthetic_evaluation.json"
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     assert result["num_samples"] == 3 and result["excluded"] == {}
@@ -137,15 +143,23 @@ def test_evaluate_state_writes_what_it_returns(scored):
 
 
 def test_evaluate_state_draws_every_figure(scored):
-    workdir, _ = scored
+    workdir, *_ = scored
     names = {path.name for path in (workdir / "figures").iterdir()}
     kinds = ("predictions", "reconstructions", "sdf")
     assert names == {"curves.png"} | {f"synthetic_evaluation_{k}.png" for k in kinds}
 
 
+def test_previewer_draws_the_parameters_it_is_given(scored):
+    first, same, other = scored[2]
+    assert set(first) == {"predictions", "reconstructions", "sdf"}
+    for kind, picture in first.items():
+        np.testing.assert_array_equal(picture, same[kind])
+        assert (picture != other[kind]).any()
+
+
 def test_evaluate_state_trivial_predictor_is_the_training_mean(scored):
     """Training and evaluation frames are the same here, hence the mean is known."""
-    _, result = scored
+    _, result, _ = scored
     batch = jax.tree.map(np.asarray, toy.toy_batch(3))
     rooted = batch.joints - batch.wrist[:, None]
     error = np.linalg.norm(rooted - rooted.mean(0), axis=-1).mean()

@@ -5,7 +5,7 @@ pass (reconstruction) and the SDF near the true surfaces. A few rows are kept, o
 host, to be drawn. Frames and units as in schema.py.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +53,6 @@ class ModelRunner:
         mano: Any,
         templates: ObjectTemplates,
         true_vertices: Callable[[Batch], Float[np.ndarray, "b 778 3"] | None],
-        probed_batches: Collection[int],
-        shown_samples: Collection[int],
         near_sigma: float,
         has_masking: bool,
         seed: int = 0,
@@ -63,8 +61,6 @@ class ModelRunner:
 
         Args:
           true_vertices: the true hand meshes of a batch, or None where there are none.
-          probed_batches: numbers of the batches to probe.
-          shown_samples: `sample_index` of rows to keep.
           near_sigma: scatter of the probed points about the surface, metres.
           has_masking: whether the model masks; without, nothing is reconstructed.
         """
@@ -73,7 +69,8 @@ class ModelRunner:
         self._params = jax.tree.map(jnp.asarray, params)
         self._mano, self._templates = mano, templates
         self._true_vertices = true_vertices
-        self._probed, self._shown_samples = set(probed_batches), set(shown_samples)
+        self._probed: set[int] = set()
+        self._shown_samples: set[int] = set()
         self._scale = model.points["scale"]
         self._has_masking = has_masking
         self._key = jax.random.key(seed)
@@ -87,6 +84,26 @@ class ModelRunner:
                 key, vertices, faces, num=NUM_POINTS, sigma=near_sigma
             )
         )
+
+    def plan(
+        self,
+        params: Any = None,
+        *,
+        probed_batches: Iterable[int],
+        shown_samples: Iterable[int],
+    ) -> None:
+        """Starts over with the first batch.
+
+        Args:
+          params: new parameters; None: those there are.
+          probed_batches: numbers of the batches to probe.
+          shown_samples: `sample_index` of rows to keep.
+        """
+        if params is not None:
+            self._params = jax.tree.map(jnp.asarray, params)
+        self._probed = set(map(int, probed_batches))
+        self._shown_samples = set(map(int, shown_samples))
+        self._number, self.num_probed, self.shown = 0, 0, []
 
     def __call__(self, batch: Batch) -> Prediction:
         """Answers a batch (numpy); probes it and keeps rows of it where told to."""

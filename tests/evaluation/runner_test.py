@@ -72,11 +72,10 @@ def run():
         mano=mano,
         templates=templates,
         true_vertices=true_vertices,
-        probed_batches=[1],
-        shown_samples=[1, 2, 3],
         near_sigma=0.01,
         has_masking=True,
     )
+    runner.plan(probed_batches=[1], shown_samples=[1, 2, 3])
     trivial = evaluator.fit_trivial(
         np.zeros((1, 21, 3)),
         np.zeros((1, 778, 3)),
