@@ -420,9 +420,10 @@ def stored_params(run: StoredRun) -> Any:
     """
     if weights.is_export(run.folder):
         raise UserError(f"{run.folder}: is an export already; copy the folder")
-    state = run.folder.absolute() / checkpoint.FOLDER / str(run.step) / "state"
+    folder = run.folder.absolute() / checkpoint.FOLDER / str(run.step)
     with ocp.PyTreeCheckpointer() as reader:
-        stored = reader.metadata(state).item_metadata.tree["params"]
+        metadata = reader.metadata(folder / checkpoint.STATE)
+    stored = metadata.item_metadata.tree["params"]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
     return checkpoint.restore_params(run.folder, run.step, shapes)
 

@@ -33,6 +33,7 @@ def workdir(tmp_path):
         params = jax.tree.map(lambda x, s=step: jnp.asarray(x + s), PARAMS)
         state = State(params, jnp.int32(step))
         saver.save(step, state, data={}, config=config)
+    saver.wait()
     return tmp_path / "run"
 
 
