@@ -184,8 +184,14 @@ def apply_overrides(
 def differences(
     config: ml_collections.ConfigDict, other: ml_collections.ConfigDict
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Keys whose values differ: key, value here, value there (None: no such key)."""
-    ours, theirs = (dict(_flat_items(c.to_dict())) for c in (config, other))
+    """Keys whose values differ: key, value here, value there (None: no such key).
+
+    Lists, which JSON makes of tuples, are equal to those.
+    """
+    ours, theirs = (
+        {key: tuple(v) if isinstance(v, list) else v for key, v in items}
+        for items in (_flat_items(c.to_dict()) for c in (config, other))
+    )
     for key in sorted(ours | theirs):
         if ours.get(key) != theirs.get(key):
             yield key, ours.get(key), theirs.get(key)

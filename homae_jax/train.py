@@ -13,19 +13,15 @@ Examples:
   python -m homae_jax.train --config=configs/ho3d.py --config.train.batch_size=12
 
 Started again with the same workdir, a run goes on where it was. Ctrl-C or SIGTERM:
-finish the step, save, exit; a second Ctrl-C exits at once.
+finish the step, save, exit; a second time: exit at once.
 """
 
 import contextlib
-import fcntl
 import functools
-import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -33,7 +29,11 @@ from absl import flags
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
+# JAX and what needs it are imported inside the functions, after the flags are read:
+# --help and mistakes answer at once, and `runtime.prepare` comes before JAX.
+
 MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite before a run gives up
+PICTURED_ROWS = 4  # of a training batch, in TensorBoard
 
 _CONFIG = config_flags.define_config()
 flags.declare_key_flag("config")
@@ -60,6 +60,25 @@ _RESTORE = flags.DEFINE_enum(
 )
 
 
+class Length(NamedTuple):
+    """How long a run is."""
+
+    num_frames: int
+    steps_per_epoch: int
+    num_steps: int
+
+
+class Run(NamedTuple):
+    """What a run is made of, apart from its state."""
+
+    config: ml_collections.ConfigDict
+    workdir: Path
+    parts: Any  # assembly.Parts
+    source: Any  # of the training split
+    batches: Any  # iterator over it, with a position
+    length: Length
+
+
 def main(argv: Sequence[str]) -> int:
     """Entry point: flags, then plain calls."""
     del argv
@@ -70,14 +89,13 @@ def main(argv: Sequence[str]) -> int:
     runtime.prepare(deterministic=_DETERMINISTIC.value, debug_nans=_DEBUG_NANS.value)
     if _DISTRIBUTED.value:
         runtime.join_processes()
-    print(runtime.check_device(config.device, allow_cpu=_ALLOW_CPU.value), flush=True)
-    with locked(workdir):
-        train_and_evaluate(
-            config,
-            workdir,
-            restore_step=_RESTORE_STEP.value,
-            latest_valid=_RESTORE.value == "latest_valid",
-        )
+    _say(runtime.check_device(config.device, allow_cpu=_ALLOW_CPU.value))
+    train_and_evaluate(
+        config,
+        workdir,
+        restore_step=_RESTORE_STEP.value,
+        latest_valid=_RESTORE.value == "latest_valid",
+    )
     return 0
 
 
@@ -88,77 +106,64 @@ def train_and_evaluate(
     restore_step: int | None = None,
     latest_valid: bool = False,
 ) -> None:
-    """A whole run: data, model, restore, loop, evaluation."""
+    """A whole run: data, model, restore, steps, table.
+
+    Args:
+      restore_step: the checkpoint to go on from; None: the newest, if there is one.
+      latest_valid: pass over damaged checkpoints.
+    """
     import jax
 
-    from homae_jax import assembly, scoring
-    from homae_jax.training import checkpoint, parallel
-    from homae_jax.training.objective import make_loss_fn
-    from homae_jax.training.optimizer import learning_rate_schedule, make_optimizer
-    from homae_jax.training.state import create_state
-    from homae_jax.training.step import train_step
+    from homae_jax.training import parallel
+    from homae_jax.training.interrupt import StopRequests
+    from homae_jax.training.workdir import locked
 
-    # 1. Data: frames, hand, objects; the network.
     parallel.check_batch_size(
         config.train.batch_size, config.train.accumulate, jax.device_count()
     )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(own_folder(workdir)))
+
+        # 1. Data: frames, hand, objects; the network.
+        run = open_run(config, workdir)
+        stack.enter_context(contextlib.closing(run.batches))
+
+        # 2. State and step: parameters, optimiser, loss; on all devices.
+        state, step = build_state_and_step(run)
+        engine = parallel.make_engine(config.parallel.engine, step)
+
+        # 3. Go on where the workdir is.
+        state = restore(run, state, step=restore_step, latest_valid=latest_valid)
+
+        # 4. Steps.
+        with StopRequests() as stop:
+            state = run_steps(run, state, engine, stop)
+
+        # 5. The table.
+        if int(state.step) == run.length.num_steps:
+            evaluate(run, state)
+        else:
+            _say(f"step {int(state.step)} is saved in {workdir}; start again to go on")
+
+
+def own_folder(workdir: Path) -> Path:
+    """Where this process locks and logs; the first of several has the workdir."""
+    import jax
+
+    index = jax.process_index()
+    return workdir / f"process_{index}" if index else workdir
+
+
+def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
+    """Makes the data ready, and reads what does not change."""
+    import jax
+
+    from homae_jax import assembly
+
     assembly.prepare_data(config)
     parts = assembly.build_parts(config)
     source = assembly.build_source(config, config.data.train_split)
-    num_frames = len(assembly.train_frames(config, len(source)))
-    steps_per_epoch = max(num_frames // config.train.batch_size, 1)
-    num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
-
-    # 2. State: parameters, optimiser.
-    params = assembly.initial_params(config, parts)
-    rate = learning_rate_schedule(
-        learning_rate=config.optimizer.learning_rate,
-        schedule=config.optimizer.schedule,
-        decay=config.optimizer.decay,
-        decay_epochs=config.optimizer.decay_epochs,
-        warmup_steps=config.optimizer.warmup_steps,
-        steps_per_epoch=steps_per_epoch,
-        num_steps=num_steps,
-    )
-    tx = make_optimizer(
-        params,
-        rate,
-        b1=config.optimizer.b1,
-        b2=config.optimizer.b2,
-        weight_decay=config.optimizer.weight_decay,
-        clip_norm=config.optimizer.clip_norm,
-        encoder_lr_multiplier=config.optimizer.encoder_lr_multiplier,
-        encoder_layer_decay=config.optimizer.encoder_layer_decay,
-        freeze_encoder=config.model.encoder.freeze,
-    )
-    state = create_state(params, tx, config.seed)
-    num_params = sum(p.size for p in jax.tree.leaves(params))
-    print(
-        f"{num_params / 1e6:.2f} M parameters, {num_frames} frames, {num_steps} steps "
-        f"of {config.train.batch_size} ({num_steps / steps_per_epoch:.1f} epochs)",
-        flush=True,
-    )
-
-    # 3. The step, on all devices.
-    loss_fn = make_loss_fn(
-        parts.model,
-        mano=parts.mano,
-        templates=parts.templates,
-        target_options=assembly.target_options(config),
-        loss_options=assembly.loss_options(config),
-        jitter=config.targets.point_jitter,
-        steps_per_epoch=steps_per_epoch,
-        switch_step=round(config.train.switch_epoch * steps_per_epoch),
-        own_points_probability=config.train.own_points_probability,
-    )
-    step_fn = functools.partial(
-        train_step,
-        loss_fn=loss_fn,
-        tx=tx,
-        rate=rate,
-        accumulate=config.train.accumulate,
-    )
-    engine = parallel.make_engine(config.parallel.engine, step_fn)
+    length = run_length(config, len(assembly.train_frames(config, len(source))))
     batches = assembly.build_train_iterator(
         config,
         source,
@@ -166,169 +171,252 @@ def train_and_evaluate(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    return Run(config, workdir, parts, source, batches, length)
 
-    with contextlib.closing(batches), stop_requests() as is_stopped:
-        # 4. Go on where the workdir is.
-        if checkpoint.finished_steps(workdir):
-            chosen = checkpoint.choose_step(
-                workdir, step=restore_step, latest_valid=latest_valid
-            )
-            found = checkpoint.restore(workdir, chosen, state)
-            state = found.state
-            batches.set_state(found.data)
-            print(f"restored step {chosen} of {workdir}", flush=True)
 
-        # 5. Steps.
-        state = run_steps(
-            config, workdir, state, engine, batches, num_steps, is_stopped
+def run_length(config: ml_collections.ConfigDict, num_frames: int) -> Length:
+    """Epochs to steps; `train.steps` overrides `train.epochs`."""
+    steps_per_epoch = num_frames // config.train.batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size} is more than the {num_frames} "
+            "frames there are"
         )
+    num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+    return Length(num_frames, steps_per_epoch, num_steps)
 
-    # 6. The table.
-    if int(state.step) < num_steps:
-        print(f"stopped at step {int(state.step)}: saved, start again to go on")
-        return
-    scoring.evaluate_state(
-        config,
+
+def build_state_and_step(run: Run) -> tuple[Any, Callable[..., Any]]:
+    """The state before the first step; the step, (state, batch) -> (state, terms)."""
+    import jax
+
+    from homae_jax import assembly
+    from homae_jax.training import optimizer
+    from homae_jax.training.state import create_state
+    from homae_jax.training.step import train_step
+
+    config, length = run.config, run.length
+    options = config.optimizer.to_dict()
+    of_schedule = ("learning_rate", "schedule", "decay", "decay_epochs", "warmup_steps")
+    rate = optimizer.learning_rate_schedule(
+        steps_per_epoch=length.steps_per_epoch,
+        num_steps=length.num_steps,
+        **{name: options.pop(name) for name in of_schedule},
+    )
+    params = assembly.initial_params(config, run.parts)
+    freeze = config.model.encoder.freeze
+    tx = optimizer.make_optimizer(params, rate, freeze_encoder=freeze, **options)
+    step = functools.partial(
+        train_step,
+        loss_fn=build_loss(run),
+        tx=tx,
+        rate=rate,
+        accumulate=config.train.accumulate,
+    )
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    _say(
+        f"{num_params / 1e6:.2f} M parameters; {length.num_frames} frames; "
+        f"{length.num_steps} steps of {config.train.batch_size} "
+        f"({length.num_steps / length.steps_per_epoch:.1f} epochs)"
+    )
+    return create_state(params, tx, config.seed), step
+
+
+def build_loss(run: Run) -> Callable[..., Any]:
+    """(params, batch, key, step) -> (loss, terms)."""
+    from homae_jax import assembly
+    from homae_jax.training import objective, optimizer
+
+    config, length = run.config, run.length
+    switch_step = round(config.train.switch_epoch * length.steps_per_epoch)
+    is_switched = switch_step < length.num_steps
+    return objective.make_loss_fn(
+        run.parts.model,
+        mano=run.parts.mano,
+        templates=run.parts.templates,
+        target_options=assembly.target_options(config),
+        loss_options=assembly.loss_options(config),
+        jitter=config.targets.point_jitter,
+        steps_per_epoch=length.steps_per_epoch,
+        switch_step=switch_step,
+        own_points_probability=(
+            config.train.own_points_probability if is_switched else 0.0
+        ),
+        frozen=(optimizer.ENCODER,) if config.model.encoder.freeze else (),
+    )
+
+
+def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> Any:
+    """The state to go on from; moves the batches to where they were."""
+    from homae_jax.training import checkpoint
+
+    workdir = run.workdir
+    if not checkpoint.finished_steps(workdir) and step is None:
+        return state
+    step = checkpoint.choose_step(workdir, step=step, latest_valid=latest_valid)
+    found = checkpoint.restore(workdir, step, state)
+    run.batches.set_state(found.data)
+    _say(f"goes on from step {step} of {workdir}")
+    for later in checkpoint.set_aside(workdir, after=step):
+        _say(f"checkpoint of step {later} set aside")
+    stored = ml_collections.ConfigDict(found.config)
+    for key, now, then in config_flags.differences(run.config, stored):
+        _say(f"changed since: {key} from {then} to {now}")
+    return found.state
+
+
+def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
+    """The loop: batch, step, log, save, look. Returns the last state, on the host."""
+    import jax
+
+    from homae_jax.training.checkpoint import Checkpointer
+    from homae_jax.training.meter import IntervalMeter
+    from homae_jax.training.writers import MetricWriter
+
+    options, num_steps = run.config.train, run.length.num_steps
+    saver = Checkpointer(run.workdir, keep=options.keep_checkpoints)
+    meter = IntervalMeter(batch_size=options.batch_size)
+    step = first = int(state.step)
+    writer = MetricWriter(
+        own_folder(run.workdir), first_step=first, num_steps=num_steps
+    )
+    pictures = training_pictures(run)
+    state = engine.put_state(state)
+
+    def save() -> None:
+        if jax.process_index() == 0:
+            _save(saver, engine.get_state(state), run)
+
+    is_last = step >= num_steps
+    with contextlib.closing(writer), _saved_at_the_end(saver):
+        while not is_last:
+            with meter.waiting():
+                batch = _next_batch(run.batches, step, save)
+            state, terms = engine.step(state, engine.put_batch(batch))
+            step += 1
+            meter.add(step, terms, batch.sample_index)
+            if step == first + 1:
+                _say(f"compiled in {meter.compile_seconds:.0f} s")
+            is_last = step == num_steps or stop.name is not None
+            if is_last or _is_due(step, options.log_every):
+                log(meter.end(), writer, run.source, give_up=save)
+            if is_last or _is_due(step, options.checkpoint_every):
+                save()
+            if _is_due(step, options.figures_every):
+                writer.images(step, pictures(engine.get_state(state).params, batch))
+            if _is_due(step, options.eval_every) and not is_last:
+                result = evaluate(run, engine.get_state(state))
+                writer.record(step, _scores(result))
+        log(meter.flush(), writer, run.source, give_up=save)
+    return engine.get_state(state)
+
+
+def evaluate(run: Run, state: Any) -> Any:
+    """Scores a state on the evaluation split; prints the table."""
+    import jax
+
+    from homae_jax import scoring
+
+    if jax.process_index():
+        return {}
+    return scoring.evaluate_state(
+        run.config,
         state.params,
-        parts=parts,
-        workdir=workdir,
-        split=config.data.eval_split,
+        parts=run.parts,
+        workdir=run.workdir,
+        split=run.config.data.eval_split,
         step=int(state.step),
     )
 
 
-def run_steps(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    state: Any,
-    engine: Any,
-    batches: Any,
-    num_steps: int,
-    is_stopped: Any,
-) -> Any:
-    """The loop: batch, step, log, save. Returns the state of the last step."""
-    from homae_jax.training.checkpoint import Checkpointer
-    from homae_jax.training.writers import MetricWriter
+def log(
+    interval: Any, writer: Any, source: Any, *, give_up: Callable[[], None]
+) -> None:
+    """Writes an interval's values and names the batches that were not applied.
 
-    first_step = int(state.step)
-    saver = Checkpointer(workdir, keep=config.train.keep_checkpoints)
-    writer = MetricWriter(workdir, first_step=first_step, num_steps=num_steps)
-    on_device = engine.put_state(state)
-    log = IntervalLog(writer, config.train.batch_size)
-
-    def save(step: int) -> None:
-        saver.save(
-            step,
-            engine.get_state(on_device),
-            data=batches.get_state(),
-            config=config.to_dict(),
+    Raises:
+      UserError: nothing was finite for too long; `give_up` saves before that.
+    """
+    if interval is None:
+        return
+    writer.scalars(interval.step, interval.values)
+    for skipped in interval.skipped:
+        names = ", ".join(source.frame_name(int(row)) for row in skipped.rows)
+        _say(f"step {skipped.step} not applied, loss or gradient not finite: {names}")
+    if interval.values["num_skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
+        give_up()
+        raise UserError(
+            f"step {interval.step}: loss or gradient was not finite for "
+            f"{MAX_SKIPPED_IN_A_ROW} steps in a row; the last good parameters are "
+            "saved; try a lower optimizer.learning_rate, or --debug_nans"
         )
 
-    with contextlib.closing(writer):
-        for step in range(first_step + 1, num_steps + 1):
-            with log.waiting():
-                batch = engine.put_batch(next(batches))
-            on_device, terms = engine.step(on_device, batch)
-            is_logged = step % config.train.log_every == 0 or step == num_steps
-            if is_logged and log.interval(step, terms) >= MAX_SKIPPED_IN_A_ROW:
-                save(step)
-                raise UserError(
-                    f"step {step}: loss or gradient was not finite for "
-                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row; the last good parameters "
-                    f"are saved in {workdir}; try a lower optimizer.learning_rate"
-                )
-            is_last = step == num_steps or is_stopped()
-            if step % config.train.checkpoint_every == 0 or is_last:
-                save(step)
-            if is_last:
-                break
-        log.flush()
-    return engine.get_state(on_device)
+
+def training_pictures(run: Run) -> Callable[[Any, Any], dict[str, Any]]:
+    """(params, batch) -> some images, masked and reconstructed (HOMAE Fig. 3)."""
+    import jax
+    import numpy as np
+
+    from homae_jax.evaluation import passes
+    from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
+    from homae_jax.viz import figures
+
+    reconstruct = passes.jitted(passes.reconstruct, model=run.parts.model)
+
+    def pictures(params: Any, batch: Any) -> dict[str, Any]:
+        on_device = jax.tree.map(jax.numpy.asarray, batch)
+        seen = reconstruct(params, on_device, run.parts.mano, jax.random.key(0))
+        triple = (
+            figures.picture_from_normalised(
+                np.asarray(images[:PICTURED_ROWS]), IMAGE_MEAN, IMAGE_STD
+            )
+            for images in (seen.clean_image, seen.masked_image, seen.image)
+        )
+        return {"reconstruction": figures.reconstruction_sheet(*map(list, triple))}
+
+    return pictures
 
 
-class IntervalLog:
-    """Logs the terms of an interval's last step, one interval late.
+def _next_batch(batches: Any, step: int, save: Callable[[], None]) -> Any:
+    """The next batch; where it cannot be read, what was reached is saved first."""
+    try:
+        return next(batches)
+    except (UserError, OSError) as error:
+        save()
+        raise UserError(f"after step {step}, which is saved: {error}") from error
 
-    The numbers of a step are asked for when the next interval ends, so that the
-    device never waits for the host to look at them.
-    """
 
-    def __init__(self, writer: Any, batch_size: int):
-        self._writer, self._batch_size = writer, batch_size
-        self._pending: tuple[int, dict[str, Any]] | None = None
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time within as waiting for data."""
-        start = time.monotonic()
-        yield
-        self._waited += time.monotonic() - start
-        self._steps += 1
 
-    def interval(self, step: int, terms: dict[str, Any]) -> int:
-        """Ends an interval; returns how many steps in a row the last was skipped."""
-        num_skipped = self.flush()
-        spent = time.monotonic() - self._start
-        speed = {
-            "images_per_second": self._steps * self._batch_size / spent,
-            "data_wait_share": self._waited / spent,
-        }
-        self._pending = (step, {**terms, **speed})
-        self._start, self._waited, self._steps = time.monotonic(), 0.0, 0
-        return num_skipped
+def _scores(result: Any) -> dict[str, float]:
+    """The numbers of a result, for the log."""
+    metrics = result.get("metrics", {})
+    return {f"eval/{k}": v for k, v in metrics.items() if isinstance(v, float)}
 
-    def flush(self) -> int:
-        """Writes what is pending; returns its count of skipped steps in a row."""
-        if self._pending is None:
-            return 0
-        step, terms = self._pending
-        self._writer.scalars(step, terms)
-        self._pending = None
-        return int(terms["num_skipped_in_a_row"])
+
+def _save(saver: Any, state: Any, run: Run) -> None:
+    """Starts to save; a save before it that failed is reported and the run goes on."""
+    content = {"data": run.batches.get_state(), "config": run.config.to_dict()}
+    try:
+        saver.save(int(state.step), state, **content)
+    except UserError as error:
+        _say(f"warning: {error}")
+        saver.save(int(state.step), state, **content)
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Any]:
-    """A function that says whether SIGTERM or Ctrl-C came; the second Ctrl-C kills."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        if received and number == signal.SIGINT:
-            os._exit(130)
-        received.append(number)
-        print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr)
-
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+def _saved_at_the_end(saver: Any) -> Iterator[None]:
+    """Waits for the last checkpoint, whatever ended the run."""
     try:
-        yield lambda: bool(received)
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        saver.wait()
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Keeps a second training out of the workdir."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"--workdir={workdir}: the training with pid {file.read().strip()} is "
-                "running there; choose another workdir"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def _say(text: str) -> None:
+    print(text, file=sys.stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every mistake on a command line is one line that says what to do."""
 
+import json
 import os
 import subprocess
 import sys
@@ -213,6 +214,7 @@ def test_differences_lists_changed_and_new_keys():
     config, other = small_config(), small_config()
     config.model.depth = 7
     other.train.extra = 1
+    other.model = ml_collections.ConfigDict(json.loads(other.model.to_json()))
     assert list(config_flags.differences(config, other)) == [
         ("model.depth", 7, 2),
         ("train.extra", None, 1),
