@@ -87,8 +87,9 @@ def compute_targets(
     object_sdf_points = _spread(
         keys[3], object_near, num_object_sdf, near_sigma, half_cube
     )
+    # The capped hand is closed: crossings of a ray are exact, at a third of the cost.
     hand_sdf = mesh_sdf.signed_distance_batch(
-        hand_sdf_points, hand_vertices, mano.closed_faces
+        hand_sdf_points, hand_vertices, mano.closed_faces, sign="ray"
     )
     in_model_frame = jnp.einsum(
         "bpi,bij->bpj",

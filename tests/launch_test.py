@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(ROOT.glob("launch/*.sh")) + [ROOT / ".ci" / "run"]
+SCRIPTS = [*sorted(ROOT.glob("launch/*.sh")), ROOT / ".ci" / "run"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -19,7 +19,9 @@ def test_script_parses(script):
 def run_function(name, path):
     """One function of setup.sh, without running its installation."""
     text = (ROOT / "launch" / "setup.sh").read_text().removesuffix("install\n")
-    script = f'{text}\nROOT="{ROOT}"; cd "$ROOT"; {name}'
+    copy = path / "setup.sh"
+    copy.write_text(text)
+    script = f'source {copy}; cd "{ROOT}"; {name}'
     env = {**os.environ, "PATH": f"{path}:/usr/bin:/bin"}
     return subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, env=env, check=False
