@@ -24,7 +24,7 @@ from homae_jax.geometry import rotations
 from homae_jax.hand.mano import ManoModel, mano_forward
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
 from homae_jax.schema import Batch
-from homae_jax.viz import figures
+from homae_jax.viz import curves, figures
 
 PROBED_FRAMES = 96  # reconstruction and SDF signs are measured on about so many
 TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
@@ -314,6 +314,6 @@ def write_curves(workdir: Path) -> None:
     """Training curves of the run, where it has any."""
     path = workdir / "metrics.jsonl"
     if path.is_file():
-        records = figures.read_metrics(path)
-        sheet = figures.training_curves(records, CURVES, title=workdir.name)
+        records = curves.read_metrics(path)
+        sheet = curves.training_curves(records, CURVES, title=workdir.name)
         figures.write_png(workdir / "figures" / "curves.png", sheet)

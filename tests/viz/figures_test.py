@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import trimesh
 
-from homae_jax.errors import UserError
 from homae_jax.viz import figures
 
 RED = np.zeros((20, 20, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
@@ -91,33 +90,3 @@ def test_sdf_slice_tells_inside_from_outside_and_draws_the_zero_line():
     dark_y, dark_x = np.nonzero(image.sum(-1) < 240)
     radius = np.hypot(dark_x - 49.5, dark_y - 49.5) / 49.5
     np.testing.assert_allclose(radius, 0.5, atol=0.06)
-
-
-def test_read_metrics_leaves_out_a_half_written_last_line(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert figures.read_metrics(path) == [{"step": 1, "loss": 2.0}]
-    path.write_text('{"step": 1\n{"step": 2, "loss": 2.0}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl:1"):
-        figures.read_metrics(path)
-
-
-def test_training_curves_draws_a_panel_for_each_title_with_data():
-    records = [{"step": i, "loss": 100.0 / (i + 1), "lr": 1e-4} for i in range(50)]
-    panels = {"loss": ["loss"], "rate": ["lr"], "nothing": ["absent"]}
-    sheet = figures.training_curves(records, panels, width=200, height=120)
-    assert sheet.shape == (120, 400, 3)
-    line = np.array(figures.LINE_COLOURS[0])
-    for panel in (sheet[:, :200], sheet[:, 200:]):
-        assert (np.abs(panel.astype(int) - line).sum(-1) < 40).sum() > 20
-    with pytest.raises(UserError):
-        figures.training_curves(records, {"nothing": ["absent"]})
-
-
-def test_plot_line_falls_where_values_fall():
-    x = np.arange(100.0)
-    image = figures.plot([figures.Curve("y", x, 1.0 - x / 100)], title="t")
-    line = np.abs(image.astype(int) - np.array(figures.LINE_COLOURS[0])).sum(-1) < 40
-    line[:, -60:] = False  # the legend
-    left, right = (np.nonzero(line[:, c])[0].mean() for c in (80, 380))
-    assert right - left > 50
