@@ -20,6 +20,7 @@ Examples:
 Flags by what they decide:
 
   what there is     --num_train --num_eval --objects --unseen --models
+                    --views_per_grasp
   how it is seen    --view_cone_deg --roll_deg --heavy_share
   what is written   --out --layout --image_format
   how it runs       --seed --workers --renderer
@@ -87,6 +88,9 @@ _HEAVY_SHARE = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_VIEWS_PER_GRASP = flags.DEFINE_integer(
+    "views_per_grasp", 8, "Pictures taken of each grasp; fewer is slower.", 1
+)
 _IMAGE_FORMAT = flags.DEFINE_enum(
     "image_format",
     "png",
@@ -111,6 +115,7 @@ def synthesize(
     models: str | None = None,
     objects: str = "all",
     unseen: bool = False,
+    views_per_grasp: int = 8,
     view_cone_deg: float = 180.0,
     roll_deg: float = 15.0,
     heavy_share: float = 0.3,
@@ -134,6 +139,7 @@ def synthesize(
         "models": str(Path(models).expanduser().resolve()) if models else None,
         "objects": objects,
         "unseen": unseen,
+        "views_per_grasp": views_per_grasp,
         "view_cone_deg": float(view_cone_deg),
         "roll_deg": float(roll_deg),
         "heavy_share": float(heavy_share),
@@ -172,6 +178,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise UserError(f"{name} {settings[name]}: use a number from 0 to {high}")
     if min(settings["num_train"], settings["num_eval"], settings["seed"]) < 0:
         raise UserError("num_train, num_eval and seed must not be negative")
+    if settings["views_per_grasp"] < 1:
+        raise UserError("views_per_grasp must be at least 1")
     if settings["num_train"] + settings["num_eval"] < 1:
         raise UserError("num_train and num_eval are both 0: nothing to make")
 
@@ -231,6 +239,7 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
         object_names=names,
         objects=settings["objects"],
         unseen=settings["unseen"],
+        views_per_grasp=settings["views_per_grasp"],
     )
     _say("hand")
     hand_model = _write_hand(root / "mano")
@@ -404,6 +413,7 @@ def main(argv: Sequence[str]) -> int:
             models=_MODELS.value,
             objects=_OBJECTS.value,
             unseen=_UNSEEN.value,
+            views_per_grasp=_VIEWS_PER_GRASP.value,
             view_cone_deg=_VIEW_CONE_DEG.value,
             roll_deg=_ROLL_DEG.value,
             heavy_share=_HEAVY_SHARE.value,

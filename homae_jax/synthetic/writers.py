@@ -27,7 +27,6 @@ GL_SIGNS = np.array([1.0, -1.0, -1.0])
 FINGERTIPS = (728, 353, 442, 576, 694)  # HO-3D: thumb, index, middle, ring, little
 DEPTH_SCALE = 0.00012498664727900177  # metres per step of the 16-bit depth
 JPEG_QUALITY = 95
-VIEWS_PER_GRASP = 5
 IMAGE_FORMATS = ("png", "jpg")
 
 
@@ -78,6 +77,7 @@ def plan_ho3d(
     object_names: Sequence[str],
     objects: str = "all",
     unseen: bool = False,
+    views_per_grasp: int = 8,
 ) -> list[Clip]:
     """Spreads frames over the sequences of HO-3D v2.
 
@@ -90,6 +90,7 @@ def plan_ho3d(
       object_names: the models at hand.
       objects: "all" (up to 20 in training) or "ho3d" (HO-3D's nine).
       unseen: no object and no person of the evaluation shows in training.
+      views_per_grasp: pictures taken of each grasp.
 
     Raises:
       UserError: no model fits a split that is to hold frames.
@@ -115,7 +116,7 @@ def plan_ho3d(
         recordings = [r for r in recordings if r.object_name in at_hand]
         if number and not recordings:
             raise UserError(f"models: none of the {split} split's objects is there")
-        planned = _plan_split(split, recordings, number, first_grasp)
+        planned = _plan_split(split, recordings, number, first_grasp, views_per_grasp)
         first_grasp = 1 + max(
             (max(c.grasps) for c in planned), default=-1 + first_grasp
         )
@@ -123,7 +124,9 @@ def plan_ho3d(
     return clips
 
 
-def _plan_split(split, recordings, num_frames, first_grasp) -> list[Clip]:
+def _plan_split(
+    split, recordings, num_frames, first_grasp, views_per_grasp
+) -> list[Clip]:
     """Gives every sequence its frames; cameras of a recording share its grasps."""
     places = sorted(
         ((rank, row) for row, r in enumerate(recordings) for rank in range(_rig(r))),
@@ -139,7 +142,8 @@ def _plan_split(split, recordings, num_frames, first_grasp) -> list[Clip]:
             count = count_of[rank, row]
             if not count:
                 continue
-            local = [i * _rig(recording) // VIEWS_PER_GRASP for i in range(count)]
+            shots = [i * _rig(recording) + rank for i in range(count)]
+            local = [shot // views_per_grasp for shot in shots]
             num_grasps = max(num_grasps, local[-1] + 1)
             camera = recording.cameras[rank] if recording.cameras else 0
             suffix = str(camera) if recording.cameras else ""

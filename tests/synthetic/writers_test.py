@@ -105,8 +105,14 @@ def test_plan_holds_each_grasp_in_one_recording():
         for grasp in clip.grasps:
             key = clip.split, clip.object_name, clip.subject
             assert holders.setdefault(grasp, key) == key
+
+
+@pytest.mark.parametrize("wanted", [1, 5, 8])
+def test_plan_takes_so_many_views_of_a_grasp(wanted):
+    clips = writers.plan_ho3d(3000, 0, object_names=ALL, views_per_grasp=wanted)
     views = np.bincount([g for clip in clips for g in clip.grasps])
-    assert 3 <= views.mean() <= 6
+    assert views.min() >= 1 and views.max() <= wanted
+    assert 0.75 * wanted <= views.mean()
 
 
 def test_plan_raises_on_models_that_fit_no_split():
