@@ -1,0 +1,284 @@
+"""The training loop: it goes on exactly, stops when asked, and loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import pytest
+
+from homae_jax import config_flags, train
+from homae_jax.config_flags import Override
+from homae_jax.errors import UserError
+from homae_jax.training import checkpoint
+from tests import toy_training
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "toy.py"
+    path.write_text(toy_training.CONFIG)
+    return path
+
+
+def load(config_file: Path, **changes):
+    overrides = [Override(f"train.{key}", str(value)) for key, value in changes.items()]
+    return config_flags.load_config(str(config_file), overrides)
+
+
+def final(workdir: Path, config) -> checkpoint.Restored:
+    step = checkpoint.choose_step(workdir)
+    return checkpoint.restore(workdir, step, toy_training.template(config))
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def assert_same_run(workdir: Path, other: Path, config) -> None:
+    """Parameters, moments, random numbers and place in the data, to the bit."""
+    ours, theirs = final(workdir, config), final(other, config)
+    chex.assert_trees_all_equal(ours.state, theirs.state)
+    assert ours.data == theirs.data
+
+
+def test_train_goes_on_to_the_bit_where_it_stopped(monkeypatch, config_file, tmp_path):
+    toy_training.install(monkeypatch)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.train_and_evaluate(load(config_file), whole)
+    for steps in (7, 15, 24):
+        train.train_and_evaluate(load(config_file, steps=steps), parts)
+    assert_same_run(whole, parts, load(config_file))
+    assert sorted(losses(whole)) == [4, 8, 12, 16, 20, 24]
+
+
+def test_train_logs_and_evaluates(monkeypatch, config_file, tmp_path, capsys):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file, eval_every=10), tmp_path)
+    out = capsys.readouterr().out
+    assert [f"evaluated step {n}" in out for n in (10, 20, 24)] == [True] * 3
+    assert "step 24/24" in out
+    rows = [
+        json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert {"step": 10, "eval/mje_mm": 1.0} in rows
+    row = next(row for row in rows if row["step"] == 24)
+    wanted = {
+        "loss", "mse", "lr", "grad_norm", "param_norm", "update_norm", "num_skipped",
+        "images_per_second", "data_wait_share",
+    }  # fmt: skip
+    assert wanted <= set(row)
+    assert list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_train_again_when_done_only_evaluates(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file), tmp_path)
+    capsys.readouterr()
+    train.train_and_evaluate(load(config_file), tmp_path)
+    out = capsys.readouterr().out
+    assert "evaluated step 24" in out
+    assert "compiled" not in out
+
+
+def test_train_says_what_changed_since_the_checkpoint(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file, steps=3), tmp_path)
+    train.train_and_evaluate(load(config_file, steps=6), tmp_path)
+    out = capsys.readouterr().out
+    assert "changed since: train.steps from 3 to 6" in out
+    assert out.count("changed since") == 1
+
+
+def test_train_names_a_batch_that_it_does_not_apply(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch, bad={3: "nan"})
+    train.train_and_evaluate(load(config_file), tmp_path)
+    out = capsys.readouterr().out
+    named = [line for line in out.splitlines() if "not applied" in line]
+    assert len(named) == 3  # three epochs
+    assert all("toy/0003" in line for line in named)
+    assert int(final(tmp_path, load(config_file)).state.num_skipped) == 3
+
+
+def test_train_gives_up_when_nothing_is_finite(monkeypatch, config_file, tmp_path):
+    bad = dict.fromkeys(range(toy_training.NUM_FRAMES), "nan")
+    toy_training.install(monkeypatch, bad=bad)
+    with pytest.raises(UserError, match=r"not finite for 20 steps in a row"):
+        train.train_and_evaluate(load(config_file, steps=100), tmp_path)
+    state = final(tmp_path, load(config_file)).state
+    chex.assert_trees_all_equal(
+        state.params, toy_training.template(load(config_file)).params
+    )
+
+
+def test_train_saves_before_it_stops_at_an_unreadable_frame(
+    monkeypatch, config_file, tmp_path
+):
+    toy_training.install(monkeypatch, bad={5: "gone"})
+    with pytest.raises(UserError, match=r"after step \d, which is saved: .*toy/0005"):
+        train.train_and_evaluate(load(config_file), tmp_path)
+    assert checkpoint.finished_steps(tmp_path)
+
+
+def test_train_refuses_a_damaged_checkpoint_and_goes_on_from_another_when_told(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.train_and_evaluate(load(config_file), whole)
+    train.train_and_evaluate(load(config_file, steps=12), parts)
+    meta = parts / "checkpoints" / "12" / "meta.json"
+    meta.write_text(meta.read_text().replace("toy", "tay"))
+    with pytest.raises(
+        UserError, match=r"step 12 is damaged: .*meta.json.*latest_valid"
+    ):
+        train.train_and_evaluate(load(config_file), parts)
+    train.train_and_evaluate(load(config_file), parts, latest_valid=True)
+    out = capsys.readouterr().out
+    assert "goes on from step 10" in out
+    assert "checkpoint of step 12 set aside" in out
+    assert_same_run(whole, parts, load(config_file))
+
+
+def test_train_goes_back_to_the_step_asked_for(monkeypatch, config_file, tmp_path):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file), tmp_path / "a")
+    before = final(tmp_path / "a", load(config_file))
+    train.train_and_evaluate(load(config_file), tmp_path / "a", restore_step=15)
+    chex.assert_trees_all_equal(
+        final(tmp_path / "a", load(config_file)).state, before.state
+    )
+    with pytest.raises(UserError, match="no checkpoint of step 3; there are"):
+        train.train_and_evaluate(load(config_file), tmp_path / "a", restore_step=3)
+
+
+def test_run_length_refuses_a_batch_larger_than_the_data(config_file):
+    with pytest.raises(UserError, match="batch_size=8 is more than the 7 frames"):
+        train.run_length(load(config_file), 7)
+
+
+def start(config_file: Path, workdir: Path, *arguments: str, devices: int = 1):
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "tests.toy_training", f"--config={config_file}",
+            f"--workdir={workdir}", *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ
+        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+    )  # fmt: skip
+
+
+def wait_for(process: subprocess.Popen, text: str) -> None:
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.parametrize("engine", ["mesh", "pmap"])
+def test_a_killed_training_goes_on_to_the_bit(config_file, tmp_path, engine):
+    argument = f"--config.parallel.engine={engine}"
+    killed = tmp_path / "killed"
+    process = start(config_file, killed, argument)
+    wait_for(process, "step 8/24")
+    process.kill()
+    process.communicate()
+    process = start(config_file, killed, argument)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "goes on from step" in out
+    process = start(config_file, tmp_path / "whole", argument)
+    process.communicate(timeout=120)
+    assert_same_run(killed, tmp_path / "whole", load(config_file))
+    assert losses(killed).keys() == losses(tmp_path / "whole").keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_training_saves_and_says_so_in_one_line(
+    config_file, tmp_path, number
+):
+    process = start(config_file, tmp_path / "run", "--config.train.steps=100000")
+    wait_for(process, "step 4/")
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    step = checkpoint.choose_step(tmp_path / "run")
+    last = out.splitlines()[-1]
+    assert last.startswith(f"step {step} is saved in {tmp_path / 'run'}")
+
+
+def test_a_second_training_in_a_folder_is_refused(config_file, tmp_path):
+    process = start(config_file, tmp_path / "run", "--config.train.steps=100000")
+    wait_for(process, "step 4/")
+    second = start(config_file, tmp_path / "run")
+    _, err = second.communicate(timeout=120)
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert f"a training runs here already (process {process.pid})" in err
+    assert err.count("\n") == 1
+
+
+def test_train_goes_on_with_another_engine_on_other_devices(
+    monkeypatch, config_file, tmp_path
+):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file, steps=10), tmp_path)
+    process = start(config_file, tmp_path, "--config.parallel.engine=pmap", devices=4)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert int(final(tmp_path, load(config_file)).state.step) == 24
+
+
+def run_train(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "homae_jax.train", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config=FILE is missing"),
+        (["--config=configs/common.py"], "no GPU found"),
+        (["--config=configs/synthetic.py", "--config.data.rot=x"], "did you mean"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, arguments, message):
+    done = run_train(*arguments, f"--workdir={tmp_path}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_missing_data_is_one_line(tmp_path):
+    done = run_train(
+        "--config=configs/common.py",
+        "--allow_cpu",
+        f"--workdir={tmp_path}",
+        f"--config.data.root={tmp_path / 'nothing'}",
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: not found")
+    assert done.stderr.count("\n") == 1
