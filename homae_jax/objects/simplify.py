@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 # Quadrics leave flat sides nearly empty; this share of the vertices goes to splitting
 # the longest edges, so that the vertices also sample the surface.
-SPLIT_SHARE = 0.1
-MAX_ROUNDS = 30
+SPLIT_SHARE = 0.25
+MAX_ROUNDS = 12  # per threshold
+GREEDS = (5, 7)  # aggressiveness of the decimation's threshold
 
 
 def merge_vertices(
@@ -37,7 +38,7 @@ def is_closed(faces: Int[np.ndarray, "f 3"]) -> bool:
     low, high = np.minimum(start, end), np.maximum(start, end)
     edge = low.astype(np.int64) * (faces.max(initial=0) + 1) + high
     _, index = np.unique(edge, return_inverse=True)
-    return not np.bincount(index, np.where(start < end, 1, -1)).any()
+    return not np.bincount(index, np.sign(end - start)).any()
 
 
 def simplify_exactly(
@@ -45,14 +46,12 @@ def simplify_exactly(
 ) -> tuple[Float[np.ndarray, "{num} 3"], Int[np.ndarray, "g 3"]]:
     """The mesh with exactly `num` vertices: edges collapsed, then the longest split.
 
-    A mesh that has too few vertices is only split.
-
-    Raises:
-      ValueError: the mesh cannot be brought below `num` vertices.
+    A mesh that has too few vertices is only split; one on which collapsing is stuck
+    (a soup of loose faces) is snapped to a lattice instead.
     """
     points, triangles = _collapsed(vertices, faces, round((1 - SPLIT_SHARE) * num))
     if len(points) > num:
-        raise ValueError(f"{len(points)} vertices at the least, more than {num}")
+        points, triangles = _snapped(vertices, faces, num)
     while len(points) < num:
         points, triangles = _split_longest_edge(points, triangles)
     return points, triangles
@@ -63,19 +62,37 @@ def _collapsed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most `num` vertices, unless no round of collapses gets there.
 
-    The decimation is steered by its number of faces, so the target is felt for.
+    The decimation is steered by its number of faces, so the target is felt for; a
+    gentle threshold keeps the shape better, a greedy one goes further.
     """
+    middle = vertices.mean(axis=0)
+    size = np.ptp(vertices, axis=0).max() / 1000  # thresholds are not free of scale
+    small = ((vertices - middle) / size).astype(np.float32)
     points, triangles = vertices.astype(np.float64), faces.astype(np.int32)
-    target = len(faces) - 2 * (len(vertices) - num)
-    for _ in range(MAX_ROUNDS):
-        if len(points) <= num or target < 4:
-            break
-        points, triangles = fast_simplification.simplify(
-            vertices.astype(np.float32), faces.astype(np.int32), target_count=target
-        )
-        points, triangles = merge_vertices(points.astype(np.float64), triangles)
-        target -= max(2 * (len(points) - num), 2)
+    for greed in GREEDS:
+        target = len(faces) - 2 * (len(vertices) - num)
+        for _ in range(MAX_ROUNDS):
+            if len(points) <= num or target < 4:
+                break
+            points, triangles = fast_simplification.simplify(
+                small, faces.astype(np.int32), target_count=target, agg=greed
+            )
+            points = points.astype(np.float64) * size + middle
+            points, triangles = merge_vertices(points, triangles)
+            target -= max(2 * (len(points) - num), 2)
     return points, triangles
+
+
+def _snapped(
+    vertices: np.ndarray, faces: np.ndarray, num: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `num` vertices, on the finest cubic lattice that allows it."""
+    low, high = 0.0, float(np.ptp(vertices, axis=0).max())
+    for _ in range(24):
+        pitch = (low + high) / 2
+        points, _ = merge_vertices(np.round(vertices / pitch) * pitch, faces)
+        low, high = (pitch, high) if len(points) > num else (low, pitch)
+    return merge_vertices(np.round(vertices / high) * high, faces)
 
 
 def _split_longest_edge(

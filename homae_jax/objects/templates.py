@@ -10,18 +10,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import fast_simplification
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from homae_jax.errors import UserError
-from homae_jax.geometry.mesh_sdf import bake_grid
+from homae_jax.objects.sdf_bake import bake_sdf
+from homae_jax.objects.simplify import merge_vertices, simplify_exactly
 from homae_jax.progress import progress_bar
 from homae_jax.schema import NUM_OBJECT_VERTICES, ObjectTemplates
 
 MODEL_FILE = "textured_simple.obj"
-CACHE_VERSION = 1  # of what is made from a file; part of the cache's name
+CACHE_VERSION = 2  # of what is made from a file; part of the cache's name
 GRID_MARGIN = 0.02  # metres of the lattice beyond the object's box
 MAX_MODEL_BYTES = 256 * 2**20
 
@@ -32,7 +32,7 @@ def load_templates(
     *,
     cache_dir: str | Path,
     num_vertices: int = NUM_OBJECT_VERTICES,
-    sdf_grid_size: int = 40,
+    sdf_grid_size: int = 64,
 ) -> tuple[ObjectTemplates, tuple[str, ...]]:
     """Templates of the named objects, in the order of `names`.
 
@@ -61,71 +61,6 @@ def box_corners(vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "8 3"]:
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     is_high = np.array(list(np.ndindex(2, 2, 2)), bool)
     return np.where(is_high, high, low)
-
-
-def simplify_exactly(
-    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], num: int
-) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "g 3"]]:
-    """A mesh of exactly `num` vertices: subdivide if too few, then collapse edges.
-
-    Quadric decimation is steered by its number of faces; the last few vertices are
-    won by splitting edges. Deterministic.
-    """
-    while len(vertices) < 1.2 * num:
-        vertices, faces = trimesh.remesh.subdivide(vertices, faces)
-        vertices, faces = _merged(vertices, faces)
-    points, triangles, target = vertices, faces, 2 * num
-    while len(points) > num and target > 0:
-        points, triangles = fast_simplification.simplify(
-            points.astype(np.float32), triangles.astype(np.int32), target_count=target
-        )
-        points, triangles = _merged(points, triangles)
-        target -= max(2 * (len(points) - num), 2)
-    if len(points) > num:
-        points, triangles = _clustered(vertices, faces, num)
-    while len(points) < num:
-        points, triangles = _split_longest_edge(points, triangles)
-    return points, triangles
-
-
-def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal positions made one vertex (texture seams), in order of first use."""
-    _, first, index = np.unique(
-        np.round(vertices, 7), axis=0, return_index=True, return_inverse=True
-    )
-    faces = index.reshape(-1)[faces]
-    is_proper = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
-    faces = faces[is_proper]
-    used, faces = np.unique(faces, return_inverse=True)
-    return vertices[first][used], faces.reshape(-1, 3).astype(np.int32)
-
-
-def _clustered(
-    vertices: np.ndarray, faces: np.ndarray, num: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """At most `num` vertices by snapping to a lattice: for meshes QEM is stuck on."""
-    low, high = 0.0, float(np.ptp(vertices, axis=0).max())
-    for _ in range(24):
-        pitch = (low + high) / 2
-        points, _ = _merged(np.round(vertices / pitch) * pitch, faces)
-        low, high = (pitch, high) if len(points) > num else (low, pitch)
-    return _merged(np.round(vertices / high) * high, faces)
-
-
-def _split_longest_edge(
-    vertices: np.ndarray, faces: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Adds the middle of the longest edge; its faces become two each."""
-    ends = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
-    length = np.linalg.norm(vertices[ends[:, 0]] - vertices[ends[:, 1]], axis=1)
-    a, b = ends[int(np.argmax(length))]
-    middle = len(vertices)
-    vertices = np.concatenate([vertices, (vertices[[a]] + vertices[[b]]) / 2])
-    has_edge = (faces == a).any(axis=1) & (faces == b).any(axis=1)
-    halves = [
-        np.where(faces[has_edge] == end, middle, faces[has_edge]) for end in (a, b)
-    ]
-    return vertices, np.concatenate([faces[~has_edge], *halves]).astype(np.int32)
 
 
 def _cached_template(
@@ -180,16 +115,9 @@ def _make_template(
         raise UserError(f"{path}: not a readable .obj mesh ({type(e).__name__})") from e
     if len(faces) < 4 or not np.isfinite(vertices).all():
         raise UserError(f"{path}: not a closed mesh ({len(faces)} faces)")
-    vertices, faces = _merged(vertices, faces)
+    vertices, faces = merge_vertices(vertices, faces)
     points, triangles = simplify_exactly(vertices, faces, num_vertices)
-    is_closed = trimesh.Trimesh(points, triangles, process=False).is_watertight
-    grid, origin, pitch = bake_grid(
-        points.astype(np.float32),
-        triangles,
-        size=grid_size,
-        margin=GRID_MARGIN,
-        sign="ray" if is_closed else "winding",
-    )
+    grid, origin, pitch = bake_sdf(points, triangles, grid_size, GRID_MARGIN)
     return {
         "vertices": points.astype(np.float32),
         "faces": triangles.astype(np.int32),

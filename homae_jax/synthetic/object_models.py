@@ -17,11 +17,12 @@ import numpy as np
 import trimesh
 from manifold3d import CrossSection, Manifold
 
-from homae_jax.objects.templates import simplify_exactly
+from homae_jax.objects.simplify import simplify_exactly
 from homae_jax.objects.ycb import BOX_CENTRES, EXTENTS, YCB_NAMES
 from homae_jax.progress import progress_bar
 
 SEGMENTS = 48  # of a full turn
+MIN_TOLERANCE = 2e-5  # metres, of the first round of simplification
 NUM_DENSE_VERTICES = 2600  # of textured_simple.obj and points.xyz, about
 TEXTURE_SIDE = 512
 CELL = TEXTURE_SIDE // 2  # the texture is an atlas of 2 x 2: sides x, y, z and lid
@@ -33,9 +34,12 @@ def _ball(centre: Point, radius: float, segments: int = 24) -> Manifold:
     return Manifold.sphere(radius, segments).translate(list(centre))
 
 
-def _limb(a: Point, b: Point, ra: float, rb: float | None = None) -> Manifold:
+def _limb(
+    a: Point, b: Point, ra: float, rb: float | None = None, segments: int = 24
+) -> Manifold:
     """A round bar from a to b."""
-    return Manifold.batch_hull([_ball(a, ra), _ball(b, ra if rb is None else rb)])
+    rb = ra if rb is None else rb
+    return Manifold.batch_hull([_ball(a, ra, segments), _ball(b, rb, segments)])
 
 
 def _lathe(profile: Sequence[Point]) -> Manifold:
@@ -156,19 +160,19 @@ def _marker() -> Manifold:
 
 
 def _clamp() -> Manifold:
-    def arm(side: float) -> Manifold:
-        return _join(
-            [
-                _limb((0.05 * side, -0.08, 0), (0.018 * side, 0, 0), 0.011),
-                _limb((0.018 * side, 0, 0), (-0.022 * side, 0.03, 0), 0.012),
-                _limb(
-                    (-0.022 * side, 0.03, 0), (-0.004 * side, 0.085, 0), 0.010, 0.006
-                ),
-            ]
-        )
+    """Two crossed levers, handles down, and the axle they turn on."""
 
-    pivot = Manifold.cylinder(0.038, 0.011, 0.011, 32, True).translate([0, 0.014, 0])
-    return _join([arm(1), arm(-1), pivot])
+    def lever(side: float) -> Manifold:
+        z = 0.004 * side
+        path = [(0.05 * side, -0.08, z), (0.018 * side, 0, z),
+                (-0.022 * side, 0.03, z), (-0.004 * side, 0.085, z)]  # fmt: skip
+        radii = [(0.011, 0.011), (0.012, 0.012), (0.010, 0.006)]
+        # Coarse limbs: slivers where they meet would trip the decimation.
+        bars = [_limb(path[i], path[i + 1], *radii[i], segments=16) for i in range(3)]
+        return _join(bars)
+
+    axle = Manifold.cylinder(0.038, 0.011, 0.011, 24, True).translate([0, 0.014, 0])
+    return _join([lever(1), lever(-1), axle])
 
 
 SHAPES: dict[str, Callable[[], Manifold]] = {
@@ -198,18 +202,28 @@ SHAPES: dict[str, Callable[[], Manifold]] = {
 
 def build_object(name: str) -> trimesh.Trimesh:
     """A watertight mesh of about 2,600 vertices in the object's model frame."""
-    solid = SHAPES[name]()
+    solid = _fitted(SHAPES[name](), name)
+    tolerance = MIN_TOLERANCE
+    while solid.num_vert() > NUM_DENSE_VERTICES / 2:
+        solid = solid.simplify(tolerance)
+        tolerance *= 1.5
+    solid = _fitted(solid, name)
+    low, high = 1e-3, 0.2  # metres, the longest edge
+    for _ in range(8):
+        edge = np.sqrt(low * high)
+        num = solid.refine_to_length(edge).num_vert()
+        low, high = (edge, high) if num > NUM_DENSE_VERTICES else (low, edge)
+    mesh = solid.refine_to_length(high).to_mesh()
+    vertices = np.asarray(mesh.vert_properties[:, :3], np.float64)
+    return trimesh.Trimesh(vertices, np.asarray(mesh.tri_verts), process=False)
+
+
+def _fitted(solid: Manifold, name: str) -> Manifold:
+    """Scaled and moved to fill the object's box."""
     low, high = np.reshape(solid.bounding_box(), (2, 3))
     solid = solid.translate(list(-(low + high) / 2))
     solid = solid.scale(list(np.array(EXTENTS[name]) / (high - low)))
-    solid = solid.translate(list(BOX_CENTRES[name]))
-    edge = np.sqrt(solid.surface_area() / NUM_DENSE_VERTICES) * 1.5
-    mesh = solid.refine_to_length(edge).to_mesh()
-    vertices = np.asarray(mesh.vert_properties[:, :3], np.float64)
-    faces = np.asarray(mesh.tri_verts, np.int64)
-    if len(vertices) > 1.3 * NUM_DENSE_VERTICES:
-        vertices, faces = simplify_exactly(vertices, faces, NUM_DENSE_VERTICES)
-    return trimesh.Trimesh(vertices, faces, process=False)
+    return solid.translate(list(BOX_CENTRES[name]))
 
 
 def write_object_models(out: str | Path, names: Sequence[str] | None = None) -> None:
