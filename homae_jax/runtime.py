@@ -3,12 +3,14 @@
 `prepare` comes first in an entry point, before anything imports JAX.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 from homae_jax.errors import UserError
 
+DEVICE_CHOICES = ("gpu", "any")  # of config.device
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
@@ -21,14 +23,20 @@ def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
     if deterministic and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC_FLAG}".strip()
-    folder = cache_dir() / "compiled"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compiled_dir()))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     if debug_nans:
         os.environ["JAX_DEBUG_NANS"] = "true"
+
+
+def _compiled_dir() -> Path:
+    """Where compiled programs are kept; where it cannot be made, JAX does without."""
+    folder = cache_dir() / "compiled"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def join_processes() -> None:
@@ -39,7 +47,9 @@ def join_processes() -> None:
         jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--distributed: the processes did not meet: {reason}") from error
+        raise UserError(
+            f"--distributed: the processes did not meet: {reason}"
+        ) from error
 
 
 def cache_dir() -> Path:
@@ -50,9 +60,17 @@ def cache_dir() -> Path:
 
 def check_device(device: str, *, allow_cpu: bool) -> str:
     """Describes the devices; refuses a CPU unless the configuration is meant for it."""
+    if device not in DEVICE_CHOICES:
+        raise UserError(f'device="{device}": use "gpu" or "any"')
     import jax
 
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"JAX finds no device ({reason}); unset JAX_PLATFORMS or mend the driver"
+        ) from error
     if devices[0].platform != "cpu":
         return f"running on {len(devices)} x {devices[0].device_kind}"
     if device == "any" or allow_cpu:

@@ -33,7 +33,6 @@ from homae_jax.errors import UserError
 # --help and mistakes answer at once, and `runtime.prepare` comes before JAX.
 
 MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite before a run gives up
-PICTURED_ROWS = 4  # of a training batch, in TensorBoard
 
 _CONFIG = config_flags.define_config()
 flags.declare_key_flag("config")
@@ -269,6 +268,7 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     """The loop: batch, step, log, save, look. Returns the last state, on the host."""
     import jax
 
+    from homae_jax import scoring
     from homae_jax.training.checkpoint import Checkpointer
     from homae_jax.training.meter import IntervalMeter
     from homae_jax.training.writers import MetricWriter
@@ -280,7 +280,7 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     writer = MetricWriter(
         own_folder(run.workdir), first_step=first, num_steps=num_steps
     )
-    pictures = training_pictures(run)
+    previewer = None
     state = engine.put_state(state)
 
     def save() -> None:
@@ -302,11 +302,16 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                 log(meter.end(), writer, run.source, give_up=save)
             if is_last or _is_due(step, options.checkpoint_every):
                 save()
-            if _is_due(step, options.figures_every):
-                writer.images(step, pictures(engine.get_state(state).params, batch))
-            if _is_due(step, options.eval_every) and not is_last:
-                result = evaluate(run, engine.get_state(state))
-                writer.record(step, _scores(result))
+            with meter.pausing():
+                if _is_due(step, options.figures_every):
+                    params = engine.get_state(state).params
+                    previewer = previewer or scoring.Previewer(
+                        run.config, params, run.parts
+                    )
+                    writer.images(step, previewer(params))
+                if _is_due(step, options.eval_every) and not is_last:
+                    result = evaluate(run, engine.get_state(state))
+                    writer.record(step, _scores(result))
         log(meter.flush(), writer, run.source, give_up=save)
     return engine.get_state(state)
 
@@ -350,31 +355,6 @@ def log(
             f"{MAX_SKIPPED_IN_A_ROW} steps in a row; the last good parameters are "
             "saved; try a lower optimizer.learning_rate, or --debug_nans"
         )
-
-
-def training_pictures(run: Run) -> Callable[[Any, Any], dict[str, Any]]:
-    """(params, batch) -> some images, masked and reconstructed (HOMAE Fig. 3)."""
-    import jax
-    import numpy as np
-
-    from homae_jax.evaluation import passes
-    from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
-    from homae_jax.viz import figures
-
-    reconstruct = passes.jitted(passes.reconstruct, model=run.parts.model)
-
-    def pictures(params: Any, batch: Any) -> dict[str, Any]:
-        on_device = jax.tree.map(jax.numpy.asarray, batch)
-        seen = reconstruct(params, on_device, run.parts.mano, jax.random.key(0))
-        triple = (
-            figures.picture_from_normalised(
-                np.asarray(images[:PICTURED_ROWS]), IMAGE_MEAN, IMAGE_STD
-            )
-            for images in (seen.clean_image, seen.masked_image, seen.image)
-        )
-        return {"reconstruction": figures.reconstruction_sheet(*map(list, triple))}
-
-    return pictures
 
 
 def _next_batch(batches: Any, step: int, save: Callable[[], None]) -> Any:

@@ -39,16 +39,22 @@ def test_prepare_leaves_the_users_cache_alone(monkeypatch):
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/elsewhere"
 
 
-def test_check_devices_refuses_a_cpu_for_a_gpu_configuration():
-    with pytest.raises(UserError, match="add --allow_cpu"):
-        runtime.check_devices("gpu", allow_cpu=False)
+def test_check_device_refuses_a_cpu_for_a_gpu_configuration():
+    with pytest.raises(UserError, match="or pass --allow_cpu"):
+        runtime.check_device("gpu", allow_cpu=False)
 
 
 @pytest.mark.parametrize(("device", "allow_cpu"), [("any", False), ("gpu", True)])
-def test_check_devices_goes_on_where_a_cpu_is_allowed(device, allow_cpu):
-    assert "no GPU" in runtime.check_devices(device, allow_cpu=allow_cpu)
+def test_check_device_goes_on_where_a_cpu_is_allowed(device, allow_cpu):
+    assert "no GPU" in runtime.check_device(device, allow_cpu=allow_cpu)
 
 
-def test_check_devices_refuses_an_unknown_device():
-    with pytest.raises(UserError, match='device="tpu": use gpu or any'):
-        runtime.check_devices("tpu", allow_cpu=True)
+def test_prepare_goes_on_where_no_cache_can_be_made(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    runtime.prepare()
+
+
+def test_check_device_refuses_an_unknown_device():
+    with pytest.raises(UserError, match='device="tpu": use "gpu" or "any"'):
+        runtime.check_device("tpu", allow_cpu=True)

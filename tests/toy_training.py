@@ -99,7 +99,6 @@ def install(monkeypatch, *, bad: dict[int, str] | None = None, seconds=0.0) -> N
     monkeypatch.setattr(train, "open_run", open_run)
     monkeypatch.setattr(train, "build_state_and_step", build_state_and_step)
     monkeypatch.setattr(train, "evaluate", evaluate)
-    monkeypatch.setattr(train, "training_pictures", lambda run: lambda *_: {})
     monkeypatch.setattr(train, "_next_batch", slow_batch)
 
 

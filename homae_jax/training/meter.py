@@ -59,6 +59,13 @@ class IntervalMeter:
         yield
         self._waited += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Leaves the time within out: it is no training."""
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
+
     def add(self, step: int, terms: Mapping[str, Any], rows: np.ndarray) -> None:
         """Notes a step that was dispatched; the first, which compiles, is not timed."""
         self._steps.append(_Step(step, terms, np.asarray(rows)))

@@ -52,8 +52,9 @@ def make_loss_fn(
             ),
             **target_options,
         )
-        own_points: bool | Array = False
-        if own_points_probability > 0:
+        # Where there is no choice, only one of the two paths is compiled.
+        own_points: bool | Array = own_points_probability >= 1 and switch_step <= 0
+        if not own_points and own_points_probability > 0:
             draw = jax.random.uniform(choice_key)
             own_points = (step >= switch_step) & (draw < own_points_probability)
         still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}

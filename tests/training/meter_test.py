@@ -69,6 +69,8 @@ def test_interval_meter_times_steps_and_waiting_but_not_the_compilation():
             time.sleep(0.03)
         time.sleep(0.01)
         fill(meter, [1.0], first_step=step)
+    with meter.pausing():
+        time.sleep(0.2)
     meter.end()
     values = meter.flush().values
     assert meter.compile_seconds >= 0.2
