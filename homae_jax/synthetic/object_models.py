@@ -15,6 +15,7 @@ import cv2
 import manifold3d
 import numpy as np
 import trimesh
+from jaxtyping import Float
 from manifold3d import CrossSection, Manifold
 
 from homae_jax.objects.simplify import simplify_exactly
@@ -243,7 +244,7 @@ def _write_model(folder: Path, name: str) -> None:
     _replace(folder / "texture_map.png", png.tobytes())
     material = "newmtl material_0\nKd 1 1 1\nmap_Kd texture_map.png\n"
     _replace(folder / "textured_simple.obj.mtl", material.encode())
-    _replace(folder / "textured_simple.obj", _textured_obj(mesh).encode())
+    _replace(folder / "textured_simple.obj", _textured_obj(mesh, name).encode())
     lines = [f"{x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
     _replace(folder / "points.xyz", ("\n".join(lines) + "\n").encode())
     points, triangles = simplify_exactly(vertices, faces, 1000)
@@ -264,9 +265,9 @@ def _plain_obj(vertices: np.ndarray, faces: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _textured_obj(mesh: trimesh.Trimesh) -> str:
+def _textured_obj(mesh: trimesh.Trimesh, name: str) -> str:
     """Normals before vertices and one normal per vertex, as in the YCB files."""
-    uvs = _box_uvs(mesh).reshape(-1, 2)
+    uvs = _corner_uvs(mesh, name).reshape(-1, 2)
     unique, index = np.unique(np.round(uvs, 5), axis=0, return_inverse=True)
     index = index.reshape(-1, 3) + 1
     lines = ["mtllib textured_simple.obj.mtl", "usemtl material_0"]
@@ -279,20 +280,36 @@ def _textured_obj(mesh: trimesh.Trimesh) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _box_uvs(mesh: trimesh.Trimesh) -> np.ndarray:
-    """Texture coordinates per corner: projection along each face's main axis.
+def _corner_uvs(mesh: trimesh.Trimesh, name: str) -> Float[np.ndarray, "f 3 2"]:
+    """Texture coordinates: each face is seen along its main axis, print not mirrored.
 
-    The atlas holds a cell for faces along x, y and z, and a lid (upward z).
+    The atlas holds a cell for faces along x, y and z, and a lid (upward z). Round
+    things wear the first cell as a label, twice round.
     """
     low, high = mesh.bounds
     local = (mesh.vertices[mesh.faces] - low) / (high - low)
     axis = np.abs(mesh.face_normals).argmax(axis=1)
     planes = np.array([[1, 2], [0, 2], [0, 1]])[axis]
     uv = np.take_along_axis(local, planes[:, None, :].repeat(3, axis=1), axis=2)
-    is_lid = (axis == 2) & (mesh.face_normals[:, 2] > 0)
-    cell = np.where(is_lid, 3, axis)
+    facing = np.take_along_axis(mesh.face_normals, axis[:, None], axis=1)[:, 0]
+    is_mirrored = ((facing > 0) == (axis == 1)) & (name in PRINTED)
+    uv[is_mirrored, :, 0] = 1 - uv[is_mirrored, :, 0]
+    cell = np.where((axis == 2) & (facing > 0), 3, axis)
+    if name in ROUND:
+        is_side = axis != 2
+        uv[is_side, :, 0] = _turns(local[is_side][..., :2] - 0.5)
+        cell[is_side] = 0
     corner = np.stack([cell % 2, cell // 2], axis=1) / 2
     return corner[:, None] + (0.01 + 0.98 * uv) / 2
+
+
+def _turns(points: Float[np.ndarray, "f 3 2"]) -> Float[np.ndarray, "f 3"]:
+    """Half turns round z, from 0 to 1; a face across the seam ends at it."""
+    turns = np.arctan2(points[..., 1], points[..., 0]) / np.pi
+    middle = points.mean(axis=1, keepdims=True)
+    middle = np.arctan2(middle[..., 1], middle[..., 0]) / np.pi
+    beside = (turns - middle + 1) % 2 - 1
+    return np.clip(middle % 1 + beside, 0, 1)
 
 
 COLOURS = {  # the look of the real product's class: base and accent, RGB
@@ -308,6 +325,22 @@ COLOURS = {  # the look of the real product's class: base and accent, RGB
     "052_extra_large_clamp": ((40, 40, 44), (220, 120, 40)),
     "061_foam_brick": ((180, 80, 70), (170, 74, 64)),
 }
+TRIM = {  # where the accent goes: an axis, and shares of the box along it
+    "011_banana": (1, 0.0, 0.04),
+    "035_power_drill": (1, 0.0, 0.26),
+    "037_scissors": (1, 0.0, 0.42),
+    "040_large_marker": (1, 0.55, 1.0),
+    "051_large_clamp": (1, 0.88, 1.0),
+    "052_extra_large_clamp": (1, 0.88, 1.0),
+}
+ROUND = (
+    "002_master_chef_can",
+    "005_tomato_soup_can",
+    "006_mustard_bottle",
+    "007_tuna_fish_can",
+    "021_bleach_cleanser",
+)
+FLAT = ("008_pudding_box", "009_gelatin_box")  # with print on the lid
 PRINTED = tuple(name for name in YCB_NAMES.values() if name not in COLOURS)
 
 
@@ -316,14 +349,27 @@ def _package_art(rng: np.random.Generator, name: str) -> np.ndarray:
     if name in PRINTED:
         base, accent = rng.uniform(40, 230, (2, 3))
         cells = [_print(rng, base, accent) for _ in range(3)]
-        cells.append(_plain(rng, 0.5 * base + 100))
+        paler = 0.5 * base + 100
+        cells.append(_print(rng, paler, accent) if name in FLAT else _plain(rng, paler))
     else:
-        base, accent = np.array(COLOURS[name], float)
-        cells = [_plain(rng, base), _plain(rng, base), _plain(rng, accent)]
-        cells.append(_plain(rng, 0.5 * (base + accent)))
+        cells = _trimmed(rng, name)
     # Row 0 of the picture is the top: v = 1.
     rows = [np.hstack([cells[2], cells[3]]), np.hstack([cells[0], cells[1]])]
     return np.vstack(rows)
+
+
+def _trimmed(rng: np.random.Generator, name: str) -> list[np.ndarray]:
+    """Views along x, y, z and down on the lid, in base colour and accent."""
+    base, accent = np.array(COLOURS[name], float)
+    axis, start, end = TRIM.get(name, (0, 0.0, 0.0))
+    share = (np.arange(CELL) + 0.5) / CELL
+    cells = []
+    for horizontal, vertical in ((1, 2), (0, 2), (0, 1), (0, 1)):
+        across, up = np.meshgrid(share, share[::-1])
+        along = {horizontal: across, vertical: up}.get(axis, np.ones_like(up))
+        is_accent = (along >= start) & (along < end)
+        cells.append(_plain(rng, np.where(is_accent[..., None], accent, base)))
+    return cells
 
 
 def _plain(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
