@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.root = "cache/synthetic"
     c.data.image_size = 112
     c.data.threads = 2
+    c.data.object_center = "wrist"  # the depth of the wrist, as on DexYCB
     a = c.data.augment
     a.rotation_deg = 15.0
     a.scale_sigma = 0.1
@@ -41,10 +42,11 @@ def get_config() -> ml_collections.ConfigDict:
     m.decoder.width_point = 95
     m.points.num_hand = 128
     m.points.num_object = 64
-    m.points.grid_size = 24
+    m.points.scale = 4.0  # a cube of +- 0.25 m, so that few lattice points do
+    m.points.grid_size = 20
     m.points.sampler = "coarse_to_fine"
     m.points.coarse_factor = 4
-    m.points.refine_share = 0.2
+    m.points.refine_share = 0.16
     m.sdf.width = 160
     m.sdf.dropout = 0.0
     m.heads.width_mlp = 256
@@ -72,8 +74,9 @@ def get_config() -> ml_collections.ConfigDict:
     o.clip_norm = 1.0
 
     g = c.train
-    g.steps = 1000
-    g.switch_epoch = 1.0
+    g.steps = 600
+    g.switch_epoch = 0.0  # own points from the start: true ones teach little in minutes
+    g.own_points_probability = 1.0
     g.log_every = 20
     g.checkpoint_every = 250
     g.figures_every = 250

@@ -400,7 +400,8 @@ def initial_params(config: ml_collections.ConfigDict, parts: Parts) -> dict[str,
             parts.model, config, mano=parts.mano, templates=parts.templates, key=key
         )
 
-    params = jax.jit(fresh)(jax.random.key(config.seed))
+    # Dozens of small arrays: this generator compiles in half the time.
+    params = jax.jit(fresh)(jax.random.key(config.seed, impl="rbg"))
     encoder = config.model.encoder
     if not encoder.weights:
         print(f"encoder {encoder.variant}: trained from scratch", flush=True)
