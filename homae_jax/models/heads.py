@@ -51,10 +51,18 @@ class TransformerLayer(nn.Module):
             return nn.LayerNorm(dtype=self.dtype, name=name)(x + update)
 
         query = x if position is None else x + position
-        x = add(x, attention("self")(query, query, x, mask=self_mask), "norm_self")
+        x = add(
+            x,
+            attention("self")(query, inputs_k=query, inputs_v=x, mask=self_mask),
+            "norm_self",
+        )
         if memory is not None:
             query = x if position is None else x + position
-            x = add(x, attention("cross")(query, memory), "norm_cross")
+            x = add(
+                x,
+                attention("cross")(query, inputs_k=memory, inputs_v=memory),
+                "norm_cross",
+            )
         hidden = nn.relu(nn.Dense(self.width_mlp, dtype=self.dtype, name="mlp_0")(x))
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         update = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_1")(hidden)
