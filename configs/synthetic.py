@@ -1,6 +1,7 @@
 """The embedded default: learns in minutes on two CPU cores, from scenes made here.
 
     bash launch/train.sh --config=configs/synthetic.py
+    bash launch/train.sh --config=configs/synthetic.py:long    # hours on a CPU
 
 The same architecture as the paper's, every branch present, with a small encoder trained
 from scratch, fewer points and fewer layers.
@@ -11,7 +12,10 @@ import ml_collections
 from configs import common
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(length: str = "short") -> ml_collections.ConfigDict:
+    """The "short" setting, or the "long" one: more scenes, every view, more steps."""
+    if length not in ("short", "long"):
+        raise ValueError(f'no setting "{length}": use "short" or "long"')
     c = common.get_config()
     c.name = "synthetic"
     c.device = "any"
@@ -80,4 +84,13 @@ def get_config() -> ml_collections.ConfigDict:
     g.log_every = 20
     g.checkpoint_every = 250
     g.figures_every = 250
+    if length == "long":
+        c.name = "synthetic_long"
+        c.data.root = "cache/synthetic_long"
+        c.synthetic.num_train = 20000
+        c.synthetic.num_eval = 1000
+        c.synthetic.view_cone_deg = 180.0
+        g.steps = 40000
+        g.checkpoint_every = 1000
+        g.figures_every = 2000
     return c
