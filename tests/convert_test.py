@@ -10,6 +10,7 @@ import pytest
 from homae_jax import convert
 from homae_jax.hand import mano_files
 from homae_jax.models import dinov2
+from tests.hand.built_hand import built_hand
 
 SIZES = dinov2.Variant(4, 16, 1, 2, 32)
 
@@ -129,18 +130,9 @@ def test_convert_leaves_nothing_when_writing_fails(source, tmp_path, monkeypatch
 
 @pytest.fixture
 def mano_pickle(tmp_path):
-    """Random numbers in the official layout; its fingers point as a right hand's."""
-    rng = np.random.default_rng(0)
-    fields = {
-        name: rng.normal(size=shape)
-        for name, shape in mano_files.SHAPES.items()
-        if name != "f"
-    }
-    fields["f"] = rng.integers(0, 778, size=(1538, 3)).astype(np.uint32)
-    fields["J_regressor"] = np.eye(16, 778)
-    fields["v_template"][:16, 0] = -np.arange(16)
+    """The project's own hand in the official layout."""
     path = tmp_path / "MANO_RIGHT.pkl"
-    mano_files.write_mano_pkl(fields, path)
+    mano_files.write_mano_pkl(built_hand(), path)
     return path
 
 
@@ -175,5 +167,5 @@ def test_convert_mano_refuses_the_other_hand(mano_pickle, tmp_path, capsys):
     out = tmp_path / "left.npz"
     arguments = ["mano", "--src", str(mano_pickle), "--out", str(out), "--side", "left"]
     assert convert.main(arguments) == 2
-    assert "looks like the right hand" in capsys.readouterr().err
+    assert "holds a right hand" in capsys.readouterr().err
     assert not out.exists()
