@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, plain lines in a pipe."""
+"""Progress of long work: a bar with the time left, or plain lines in a pipe."""
 
 import sys
 import time

@@ -1,8 +1,8 @@
 """Pinhole cameras, crops and the two camera frames; for numpy and jax arrays alike.
 
-Pixels: the centre of the top-left pixel is (0, 0), x to the right, y down. OpenCV camera
-frame: x right, y down, z forward; OpenGL (``_gl``): x right, y up, z backward. No
-distortion.
+Pixels: the centre of the top-left pixel is (0, 0), x to the right, y down. OpenCV
+camera frame: x right, y down, z forward; OpenGL (``_gl``): x right, y up, z backward.
+No distortion.
 
 Intrinsics are full matrices whose last row is (0, 0, 1). Those of a turned crop have a
 general 2x2 block wherever fx and fy differ, so nobody may read fx, fy, cx, cy off the
