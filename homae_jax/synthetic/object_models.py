@@ -28,7 +28,7 @@ NUM_DENSE_VERTICES = 2600  # of textured_simple.obj and points.xyz, about
 TEXTURE_SIDE = 512
 CELL = TEXTURE_SIDE // 2  # the texture is an atlas of 2 x 2: sides x, y, z and lid
 
-Point = Sequence[float]
+Point = Sequence[float | int] | np.ndarray
 
 
 def _ball(centre: Point, radius: float, segments: int = 24) -> Manifold:
@@ -152,7 +152,7 @@ def _scissors() -> Manifold:
             [0.026 * side, -0.055, 0.0015 * side]
         )
 
-    return half(1) + half(-1)
+    return half(1.0) + half(-1.0)
 
 
 def _marker() -> Manifold:
@@ -173,7 +173,7 @@ def _clamp() -> Manifold:
         return _join(bars)
 
     axle = Manifold.cylinder(0.038, 0.011, 0.011, 24, True).translate([0, 0.014, 0])
-    return _join([lever(1), lever(-1), axle])
+    return _join([lever(1.0), lever(-1.0), axle])
 
 
 SHAPES: dict[str, Callable[[], Manifold]] = {
