@@ -4,9 +4,12 @@ Made once from each model's `textured_simple.obj` and kept as one npz per object
 by the hash of the file it came from. Model frame, metres; numpy arrays.
 """
 
+import contextlib
 import hashlib
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,20 +73,31 @@ def _cached_template(
     digest = hashlib.sha256(content).hexdigest()[:16]
     settings = f"{num_vertices}-{grid_size}-v{CACHE_VERSION}"
     cached = cache_dir / f"{path.parent.name}-{digest}-{settings}.npz"
-    if cached.is_file():
-        try:
-            with np.load(cached, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, EOFError):
-            pass  # a damaged cache is made again
+    found = _read_cache(cached)
+    if found is not None:
+        return found
     template = _make_template(path, content, num_vertices, grid_size)
+    with contextlib.suppress(OSError):  # without a place to write, made every time
+        _write_cache(cached, template)
+    return template
+
+
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+    """None if it is not there, or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in ObjectTemplates._fields}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _write_cache(path: Path, template: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **template)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = cached.with_name(f"{cached.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     partial.write_bytes(buffer.getvalue())
-    os.replace(partial, cached)
-    return template
+    os.replace(partial, path)
 
 
 def _read(path: Path) -> bytes:
