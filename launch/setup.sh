@@ -8,11 +8,22 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$ROOT"
 PYTHON="$ROOT/.venv/bin/python"
 
+is_new_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 find_python() {
   local candidate
-  for candidate in "${HOMAE_PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.14; do
-    if [ -n "$candidate" ] && "$candidate" -c \
-        'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  if [ -n "${HOMAE_PYTHON:-}" ]; then
+    if is_new_enough "$HOMAE_PYTHON"; then
+      echo "$HOMAE_PYTHON"
+      return
+    fi
+    echo "error: HOMAE_PYTHON=$HOMAE_PYTHON is no Python >= 3.11" >&2
+    exit 2
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
+    if is_new_enough "$candidate"; then
       echo "$candidate"
       return
     fi

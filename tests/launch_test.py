@@ -50,3 +50,16 @@ def test_find_python_says_what_is_missing(tmp_path):
     done = run_function("find_python", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no Python >= 3.11 found")
+
+
+def test_find_python_takes_the_one_asked_for_or_none(tmp_path, monkeypatch):
+    fake(tmp_path, "old", 1)
+    monkeypatch.setenv("HOMAE_PYTHON", str(tmp_path / "old"))
+    done = run_function("find_python", tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"error: HOMAE_PYTHON={tmp_path / 'old'} is no Python >= 3.11\n"
+    )
+    fake(tmp_path, "new", 0)
+    monkeypatch.setenv("HOMAE_PYTHON", str(tmp_path / "new"))
+    assert run_function("find_python", tmp_path).stdout == f"{tmp_path / 'new'}\n"
