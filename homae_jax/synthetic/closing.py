@@ -201,7 +201,7 @@ def _slide(palm_point: Array, clearance: Callable[[Array], Array]) -> Array:
     It never moves further than it is away from the hand, so it cannot pass through.
     """
 
-    def step(_: int, far: Array) -> Array:
+    def step(_: Array, far: Array) -> Array:
         free = clearance(palm_point + PALM_NORMAL * far) - PALM_TOUCH
         return far - jnp.clip(0.8 * free, 0.0, LONGEST_SLIDE)
 

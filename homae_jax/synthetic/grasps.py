@@ -39,6 +39,7 @@ PALM_POINT = np.array([0.030, 0.0, 0.002])
 FINGER_POINT = np.array([-0.035, 0.0, 0.020])  # for what is held by the finger ends
 PALM_SCATTER = np.array([0.022, 0.0, 0.025])
 PART_RADIUS = 0.035  # metres round the grip in which a part's axes are measured
+MIN_PART_VERTICES = 16
 PART_SHARE = 0.25  # of attempts that grip a part of the object, not the whole
 PINCH_SHARE = 0.25  # of attempts that hold the object off the palm
 MAX_STANDOFF = 0.045
@@ -167,9 +168,11 @@ def _whole(rng: np.random.Generator, vertices: np.ndarray) -> tuple:
 def _part(rng: np.random.Generator, vertices: np.ndarray) -> tuple:
     """Grips what lies round a point of the surface, along its own axes."""
     point = vertices[rng.integers(len(vertices))]
-    near = np.linalg.norm(vertices - point, axis=1) < PART_RADIUS
-    grip = vertices[near].mean(axis=0)
-    _, scale, axes = np.linalg.svd(vertices[near] - grip, full_matrices=False)
+    away = np.linalg.norm(vertices - point, axis=1)
+    num = max((away < PART_RADIUS).sum(), MIN_PART_VERTICES)
+    near = vertices[np.argsort(away, kind="stable")[:num]]
+    grip = near.mean(axis=0)
+    _, scale, axes = np.linalg.svd(near - grip, full_matrices=False)
     return grip, axes, scale
 
 
