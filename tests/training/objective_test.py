@@ -14,6 +14,7 @@ from homae_jax.training.objective import make_loss_fn
 from tests import toy
 
 SWITCH_STEP = 5
+QUICKLY = {"xla_backend_optimization_level": 0}  # to compile; to run, slowly
 
 
 @functools.cache
@@ -70,7 +71,7 @@ def loss_fn(**changes):
 
 @functools.cache
 def compiled_loss():
-    return jax.jit(loss_fn())
+    return jax.jit(loss_fn(), compiler_options=QUICKLY)
 
 
 def terms_at(step: int, seed: int) -> dict:
@@ -104,9 +105,8 @@ def test_own_points_are_used_from_the_switch_on_with_the_probability_given():
 def test_frozen_parts_get_no_gradient():
     params, batch = toy_inputs()
     loss = loss_fn(frozen=("vit",), own_points_probability=0.0)
-    grads, _ = jax.jit(jax.grad(loss, has_aux=True))(
-        params, batch, jax.random.key(0), jnp.int32(0)
-    )
+    gradient = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICKLY)
+    grads, _ = gradient(params, batch, jax.random.key(0), jnp.int32(0))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["vit"]))
     for name in params.keys() - {"vit"}:
         leaves = jax.tree.leaves(grads[name])
