@@ -297,34 +297,39 @@ class _Field:
             raise ValueError(
                 f'model.points.sampler="{sampler}": use "dense" or "coarse_to_fine"'
             )
+        # Unbound: the sampler may run inside a branch or a loop of JAX.
         head, head_variables = getattr(self._model, f"sdf_{target}").unbind()
         features, feature_variables = self._model.point_features.unbind()
+        box_px = self._box[target]
 
-        def one(levels, origin, intrinsics, box_px) -> points_lib.SurfacePoints:
-            def to_px(points):
-                return points_lib.project_points(
-                    points, origin, intrinsics, scale=self._scale
-                )
+        def sdf(points: Array) -> Array:
+            pixels = self._to_px(target, points)
+            f_img = features.apply(feature_variables, self._levels, pixels)
+            return head.apply(head_variables, self._head_input(f_img, points), False)
 
-            def sdf(points):
-                pixels = to_px(points)[None]
-                f_img = features.apply(feature_variables, levels, pixels)
-                x = self._head_input(f_img, points[None])
-                return head.apply(head_variables, x, False)[0]
-
-            def outside_px(points):
-                return points_lib.distance_outside_box(to_px(points), box_px)
-
-            return sample(sdf, outside_px, grid_size=grid_size, **options)
+        def outside_px(points: Array) -> Array:
+            pixels = self._to_px(target, points)
+            return points_lib.distance_outside_box(pixels, box_px)
 
         def run() -> points_lib.SurfacePoints:
-            levels = jax.tree.map(lambda x: x[:, None], self._levels)
-            found = jax.vmap(one)(
-                levels, self._origin[target], self._batch.intrinsics, self._box[target]
+            found = sample(
+                sdf,
+                outside_px,
+                batch_size=box_px.shape[0],
+                grid_size=grid_size,
+                **options,
             )
             return jax.tree.map(jax.lax.stop_gradient, found)
 
         return run
+
+    def _to_px(self, target: str, points_norm: Array) -> Array:
+        return points_lib.project_points(
+            points_norm,
+            self._origin[target],
+            self._batch.intrinsics,
+            scale=self._scale,
+        )
 
     def _head_input(self, f_img: Array, points_norm: Array) -> Array:
         encoding = points_lib.encode_points(points_norm, octaves=self._octaves)
@@ -332,14 +337,7 @@ class _Field:
         return jnp.concatenate([part.astype(f_img.dtype) for part in parts], axis=-1)
 
     def _evaluate(self, target: str, points_norm: Array) -> tuple[Array, Array]:
-        def to_px(points, origin, intrinsics):
-            return points_lib.project_points(
-                points, origin, intrinsics, scale=self._scale
-            )
-
-        pixels = jax.vmap(to_px)(
-            points_norm, self._origin[target], self._batch.intrinsics
-        )
+        pixels = self._to_px(target, points_norm)
         f_img = self._model.point_features(self._levels, pixels)
         head = getattr(self._model, f"sdf_{target}")
         return f_img, head(self._head_input(f_img, points_norm), self._train)

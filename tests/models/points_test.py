@@ -15,11 +15,11 @@ CENTRE = jnp.array([0.013, -0.027, 0.041])  # off the lattice: no two equal dist
 
 
 def sphere(points):
-    return jnp.sqrt(jnp.sum((points - CENTRE[None]) ** 2, axis=-1)) - RADIUS
+    return jnp.sqrt(jnp.sum((points - CENTRE[None, None]) ** 2, axis=-1)) - RADIUS
 
 
 def no_box(points):
-    return jnp.zeros(points.shape[0])
+    return jnp.zeros(points.shape[:2])
 
 
 def test_encode_points_matches_worked_example():
@@ -34,7 +34,7 @@ def test_encode_points_has_the_papers_width():
 
 
 def test_grid_points_is_an_unsheared_lattice():
-    grid = points_lib.grid_points(jnp.arange(4**3), 4)
+    grid = points_lib.grid_points(4)
     expected = np.stack(
         np.meshgrid(*[np.linspace(-1, 1, 4)] * 3, indexing="ij"), axis=-1
     )
@@ -42,31 +42,35 @@ def test_grid_points_is_an_unsheared_lattice():
 
 
 def test_distance_outside_box_is_zero_inside_and_euclidean_outside():
-    points = jnp.array([[1.0, 1.0], [-3.0, -4.0], [12.0, 1.0]])
-    box = jnp.array([0.0, 0.0, 10.0, 10.0])
+    points = jnp.array([[[1.0, 1.0], [-3.0, -4.0], [12.0, 1.0]]])
+    box = jnp.array([[0.0, 0.0, 10.0, 10.0]])
     np.testing.assert_allclose(
-        points_lib.distance_outside_box(points, box), [0.0, 5.0, 2.0]
+        points_lib.distance_outside_box(points, box), [[0.0, 5.0, 2.0]]
     )
 
 
 def test_sample_dense_returns_the_points_nearest_to_the_surface():
-    found = points_lib.sample_dense(sphere, no_box, num=50, grid_size=16, chunk=1000)
-    lattice = points_lib.grid_points(jnp.arange(16**3), 16)
-    best = np.sort(np.abs(sphere(lattice)))[:50]
+    found = points_lib.sample_dense(
+        sphere, no_box, num=50, batch_size=2, grid_size=16, chunk=1000
+    )
+    lattice = points_lib.grid_points(16)[None]
+    best = np.sort(np.abs(sphere(lattice)))[:, :50]
     np.testing.assert_allclose(
-        np.sort(np.abs(sphere(found.points_norm))), best, atol=1e-6
+        np.sort(np.abs(sphere(found.points_norm))), best.repeat(2, 0), atol=1e-6
     )
     assert bool(found.in_box.all())
 
 
 def test_sample_dense_fills_from_the_nearest_outside_the_box_and_flags_it():
     def outside(points):
-        return jnp.maximum(0.0, jnp.abs(points[:, 0]) - 0.05)
+        return jnp.maximum(0.0, jnp.abs(points[..., 0]) - 0.05)
 
-    found = points_lib.sample_dense(sphere, outside, num=300, grid_size=16, chunk=4096)
-    inside = np.asarray(outside(points_lib.grid_points(jnp.arange(16**3), 16)) <= 0)
+    found = points_lib.sample_dense(
+        sphere, outside, num=300, batch_size=1, grid_size=16
+    )
+    inside = np.asarray(outside(points_lib.grid_points(16)[None]) <= 0)
     assert inside.sum() == found.in_box.sum() == 0
-    closest = np.abs(np.asarray(found.points_norm)[:, 0])
+    closest = np.abs(np.asarray(found.points_norm)[..., 0])
     np.testing.assert_allclose(closest, 1 / 15, atol=1e-6)
 
 
@@ -74,16 +78,26 @@ def test_sample_coarse_to_fine_returns_the_dense_points_with_fewer_evaluations()
     evaluated = []
 
     def counted(points):
-        jax.debug.callback(lambda n: evaluated.append(int(n)), points.shape[0])
+        jax.debug.callback(lambda n: evaluated.append(int(n)), points.shape[1])
         return sphere(points)
 
-    dense = points_lib.sample_dense(sphere, no_box, num=200, grid_size=32, chunk=8192)
+    dense = points_lib.sample_dense(
+        sphere, no_box, num=200, batch_size=1, grid_size=32, chunk=8192
+    )
     fine = points_lib.sample_coarse_to_fine(
-        counted, no_box, num=200, grid_size=32, factor=4, share=0.125, chunk=1024
+        counted,
+        no_box,
+        num=200,
+        batch_size=1,
+        grid_size=32,
+        factor=4,
+        share=0.125,
+        chunk=1024,
     )
     jax.effects_barrier()
     as_set = [
-        set(map(tuple, np.round(np.asarray(s.points_norm), 5))) for s in (dense, fine)
+        set(map(tuple, np.round(np.asarray(s.points_norm[0]), 5)))
+        for s in (dense, fine)
     ]
     assert len(as_set[0] & as_set[1]) >= 198
     assert sum(evaluated) <= 32**3 / 6
@@ -92,16 +106,33 @@ def test_sample_coarse_to_fine_returns_the_dense_points_with_fewer_evaluations()
 def test_sample_coarse_to_fine_names_the_keys_that_do_not_fit():
     with pytest.raises(ValueError, match=r"points\.grid_size=10.*coarse_factor=4"):
         points_lib.sample_coarse_to_fine(
-            sphere, no_box, num=5, grid_size=10, factor=4, share=0.1
+            sphere, no_box, num=5, batch_size=1, grid_size=10, factor=4, share=0.1
         )
 
 
 def test_project_points_matches_the_pinhole_model():
-    intrinsics = jnp.array([[100.0, 0, 64], [0, 110.0, 60], [0, 0, 1]])
-    origin = jnp.array([0.01, 0.02, 0.5])
-    points = jnp.array([[0.31, -0.62, 0.155]])
+    intrinsics = jnp.array([[[100.0, 0, 64], [0, 110.0, 60], [0, 0, 1]]])
+    origin = jnp.array([[0.01, 0.02, 0.5]])
+    points = jnp.array([[[0.31, -0.62, 0.155]]])
     x, y, z = np.array([0.01 + 0.1, 0.02 - 0.2, 0.5 + 0.05])
     pixels = points_lib.project_points(points, origin, intrinsics, scale=3.1)
     np.testing.assert_allclose(
-        pixels[0], [100 * x / z + 64, 110 * y / z + 60], rtol=1e-5
+        pixels[0, 0], [100 * x / z + 64, 110 * y / z + 60], rtol=1e-5
     )
+
+
+def test_samplers_keep_every_samples_own_surface():
+    centres = jnp.array([[0.5, 0.1, -0.2], [-0.4, -0.3, 0.3]])
+
+    def spheres(points):
+        away = points - centres[: points.shape[0], None]
+        return jnp.sqrt(jnp.sum(away**2, axis=-1)) - RADIUS
+
+    options = {"num": 64, "batch_size": 2, "grid_size": 16, "chunk": 2048}
+    dense = points_lib.sample_dense(spheres, no_box, **options)
+    fine = points_lib.sample_coarse_to_fine(
+        spheres, no_box, factor=4, share=0.3, **options
+    )
+    for found in (dense, fine):
+        away = np.linalg.norm(found.points_norm - centres[:, None], axis=-1)
+        np.testing.assert_allclose(away, RADIUS, atol=0.05)
