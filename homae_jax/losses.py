@@ -114,14 +114,25 @@ def object_losses(
     }
 
 
+def clamped_l1(
+    pred: Float[Array, "*n"], gt: Float[Array, "*n"], *, clamp: float
+) -> Float[Array, "*n"]:
+    """L1 to distances clamped to +-`clamp`; beyond a clamped truth nothing is due.
+
+    HOISDF clamps the prediction as well: then one beyond the clamp has no gradient
+    even where it is wrong, and a network that starts out at "far" stays there.
+    """
+    is_beyond = (jnp.abs(gt) >= clamp) & (jnp.sign(gt) * pred >= clamp)
+    return jnp.where(is_beyond, 0.0, jnp.abs(pred - gt))
+
+
 def sdf_losses(
     outputs: Outputs, targets: Targets, batch: Batch, *, sdf_clamp: float
 ) -> dict[str, Float[Array, ""]]:
-    """L_SDF: L1 between clamped normalised distances (HOISDF)."""
+    """L_SDF on the supervision points."""
 
     def term(pred: Array, gt: Array, is_counted: Array) -> Array:
-        error = jnp.abs(jnp.clip(pred, -sdf_clamp, sdf_clamp) - gt)
-        return masked_mean(error, is_counted)
+        return masked_mean(clamped_l1(pred, gt, clamp=sdf_clamp), is_counted)
 
     return {
         "sdf_hand": term(outputs.hand_sdf_norm, targets.hand_sdf_norm, batch.has_hand),

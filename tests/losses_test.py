@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from homae_jax import losses
 
@@ -22,6 +23,23 @@ def test_smooth_l1_is_quadratic_then_linear():
     np.testing.assert_allclose(
         losses.smooth_l1(jnp.array([0.5, -1.0, 3.0])), [0.125, 0.5, 2.5]
     )
+
+
+@pytest.mark.parametrize(
+    ("pred", "gt", "loss", "slope"),
+    [
+        (0.02, 0.05, 0.03, -1.0),
+        (0.60, 0.05, 0.55, 1.0),  # beyond the clamp and wrong: pulled back
+        (-0.40, -0.10, 0.30, -1.0),
+        (0.60, 0.15, 0.0, 0.0),  # both far outside
+        (-0.40, -0.15, 0.0, 0.0),
+        (0.60, -0.15, 0.75, 1.0),
+        (0.10, 0.15, 0.05, -1.0),
+    ],
+)
+def test_sdf_losses_are_l1_free_of_charge_beyond_a_clamped_truth(pred, gt, loss, slope):
+    value, gradient = jax.value_and_grad(sdf_loss)(jnp.float32(pred), gt)
+    np.testing.assert_allclose([value, gradient], [loss, slope], atol=1e-6)
 
 
 def test_groups_name_every_weighted_term_once():

@@ -56,5 +56,7 @@ class SdfHead(nn.Module):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             if layer == skip_at - 1:
                 y = jnp.concatenate([y, x.astype(y.dtype)], axis=-1)
-        out = nn.Dense(1, dtype=self.dtype, name="out")(y)
+        # Starts near zero: tanh and the clamp of the loss leave room on both sides.
+        init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        out = nn.Dense(1, dtype=self.dtype, kernel_init=init, name="out")(y)
         return jnp.tanh(out[..., 0].astype(jnp.float32))
