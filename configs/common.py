@@ -181,6 +181,8 @@ def get_config() -> ml_collections.ConfigDict:
     g.log_every = 50  # steps
     g.checkpoint_every = 1000
     g.keep_checkpoints = 3
+    g.on_failed_save = "go_on"  # when a checkpoint cannot be written: "go_on" | "stop"
+    g.max_skipped_in_a_row = 20  # steps not finite before a run gives up; 0 = never
     g.eval_every = 0  # steps; 0 = at the end only
     g.figures_every = 1000  # pictures for TensorBoard
     g.init_from = ""  # workdir or export whose parameters start this run

@@ -7,10 +7,16 @@ import contextlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from homae_jax.errors import UserError
 
 DEVICE_CHOICES = ("gpu", "any")  # of config.device
+PROCESS_VARIABLES = {
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
+LOST_SECONDS = 30  # without a sign of life, a process counts as lost
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
@@ -27,6 +33,7 @@ def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     if debug_nans:
         os.environ["JAX_DEBUG_NANS"] = "true"
 
@@ -40,15 +47,31 @@ def _compiled_dir() -> Path:
 
 
 def join_processes() -> None:
-    """Joins the other processes of the run; JAX finds them by the environment."""
+    """Joins the other processes of the run, found by the environment.
+
+    By JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID; without these, by what SLURM or MPI sets.
+    """
     import jax
 
+    given: dict[str, Any] = {}
+    for name, variable in PROCESS_VARIABLES.items():
+        if text := os.environ.get(variable):
+            if not text.isdecimal():
+                raise UserError(f"{variable}={text}: wants a whole number")
+            given[name] = int(text)
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            **given,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+            shutdown_timeout_seconds=LOST_SECONDS,
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--distributed: the processes did not meet: {reason}"
+            f"--distributed: the processes did not meet: {reason}; set "
+            f"JAX_COORDINATOR_ADDRESS and {', '.join(PROCESS_VARIABLES.values())}, or "
+            "start them by SLURM or MPI"
         ) from error
 
 

@@ -32,7 +32,8 @@ from homae_jax.errors import UserError
 # JAX and what needs it are imported inside the functions, after the flags are read:
 # --help and mistakes answer at once, and `runtime.prepare` comes before JAX.
 
-MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite before a run gives up
+NUM_PROCESSES = "num_processes"  # in a checkpoint, beside the place in the data
+FAILED_SAVES = ("go_on", "stop")  # of train.on_failed_save
 
 _CONFIG = config_flags.define_config()
 flags.declare_key_flag("config")
@@ -117,10 +118,17 @@ def train_and_evaluate(
     from homae_jax.training.interrupt import StopRequests
     from homae_jax.training.workdir import locked
 
+    parallel.check_processes()
     parallel.check_batch_size(
         config.train.batch_size, config.train.accumulate, jax.device_count()
     )
+    if config.train.on_failed_save not in FAILED_SAVES:
+        raise UserError(
+            f'train.on_failed_save="{config.train.on_failed_save}": use one of '
+            f"{', '.join(FAILED_SAVES)}"
+        )
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequests())
         stack.enter_context(locked(own_folder(workdir)))
 
         # 1. Data: frames, hand, objects; the network.
@@ -135,7 +143,7 @@ def train_and_evaluate(
         state = restore(run, state, step=restore_step, latest_valid=latest_valid)
 
         # 4. Steps.
-        with StopRequests() as stop:
+        with stop.stepping():
             state = run_steps(run, state, engine, stop)
 
         # 5. The table.
@@ -143,6 +151,7 @@ def train_and_evaluate(
             evaluate(run, state)
         else:
             _say(f"step {int(state.step)} is saved in {workdir}; start again to go on")
+        parallel.wait_for_all("end")
 
 
 def own_folder(workdir: Path) -> Path:
@@ -158,8 +167,12 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
     import jax
 
     from homae_jax import assembly
+    from homae_jax.training import parallel
 
-    assembly.prepare_data(config)
+    if jax.process_index() == 0:
+        assembly.prepare_data(config)
+    parallel.wait_for_all("data")
+    assembly.prepare_data(config)  # made by the first, found by the others
     parts = assembly.build_parts(config)
     source = assembly.build_source(config, config.data.train_split)
     length = run_length(config, len(assembly.train_frames(config, len(source))))
@@ -247,16 +260,22 @@ def build_loss(run: Run) -> Callable[..., Any]:
 
 def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> Any:
     """The state to go on from; moves the batches to where they were."""
-    from homae_jax.training import checkpoint
+
+    from homae_jax.training import checkpoint, parallel
 
     workdir = run.workdir
-    if not checkpoint.finished_steps(workdir) and step is None:
+    has_none = not checkpoint.finished_steps(workdir) and step is None
+    if not has_none:
+        step = checkpoint.choose_step(workdir, step=step, latest_valid=latest_valid)
+    parallel.check_same_everywhere(
+        "the checkpoint to go on from", 0 if step is None else step
+    )
+    if has_none:
         return state
-    step = checkpoint.choose_step(workdir, step=step, latest_valid=latest_valid)
     found = checkpoint.restore(workdir, step, state)
-    run.batches.set_state(found.data)
+    _set_position(run, found.data)
     _say(f"goes on from step {step} of {workdir}")
-    for later in checkpoint.set_aside(workdir, after=step):
+    for later in checkpoint.set_aside(workdir, after=step) if _is_first() else ():
         _say(f"checkpoint of step {later} set aside")
     stored = ml_collections.ConfigDict(found.config)
     for key, now, then in config_flags.differences(run.config, stored):
@@ -266,44 +285,45 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
 
 def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     """The loop: batch, step, log, save, look. Returns the last state, on the host."""
-    import jax
-
     from homae_jax import scoring
-    from homae_jax.training.checkpoint import Checkpointer
+    from homae_jax.training import parallel
     from homae_jax.training.meter import IntervalMeter
     from homae_jax.training.writers import MetricWriter
 
     options, num_steps = run.config.train, run.length.num_steps
-    saver = Checkpointer(run.workdir, keep=options.keep_checkpoints)
     meter = IntervalMeter(batch_size=options.batch_size)
     step = first = int(state.step)
     writer = MetricWriter(
         own_folder(run.workdir), first_step=first, num_steps=num_steps
     )
     previewer = None
+    saver = Saver(run)
     state = engine.put_state(state)
+    is_last = step >= num_steps
 
     def save() -> None:
-        if jax.process_index() == 0:
-            _save(saver, engine.get_state(state), run)
+        saver.save(engine.get_state(state))
 
-    is_last = step >= num_steps
-    with contextlib.closing(writer), _saved_at_the_end(saver):
+    def save_at_once() -> str:
+        return saver.save_at_once(engine.get_state(state))
+
+    with contextlib.closing(writer), contextlib.closing(saver), _together():
         while not is_last:
             with meter.waiting():
-                batch = _next_batch(run.batches, step, save)
+                batch = _next_batch(run.batches, step, save_at_once)
             state, terms = engine.step(state, engine.put_batch(batch))
             step += 1
             meter.add(step, terms, batch.sample_index)
             if step == first + 1:
                 _say(f"compiled in {meter.compile_seconds:.0f} s")
-            is_last = step == num_steps or stop.name is not None
+            is_wanted = parallel.is_wanted_by_any(stop.name is not None, step)
+            is_last = step == num_steps or is_wanted
             if is_last or _is_due(step, options.log_every):
-                log(meter.end(), writer, run.source, give_up=save)
+                log(meter.end(), writer, run, save=save_at_once)
             if is_last or _is_due(step, options.checkpoint_every):
                 save()
             with meter.pausing():
-                if _is_due(step, options.figures_every):
+                if _is_first() and _is_due(step, options.figures_every):
                     params = engine.get_state(state).params
                     previewer = previewer or scoring.Previewer(
                         run.config, params, run.parts
@@ -312,17 +332,15 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                 if _is_due(step, options.eval_every) and not is_last:
                     result = evaluate(run, engine.get_state(state))
                     writer.record(step, _scores(result))
-        log(meter.flush(), writer, run.source, give_up=save)
+        log(meter.flush(), writer, run, save=save_at_once)
     return engine.get_state(state)
 
 
 def evaluate(run: Run, state: Any) -> Any:
     """Scores a state on the evaluation split; prints the table."""
-    import jax
-
     from homae_jax import scoring
 
-    if jax.process_index():
+    if not _is_first():
         return {}
     return scoring.evaluate_state(
         run.config,
@@ -334,36 +352,133 @@ def evaluate(run: Run, state: Any) -> Any:
     )
 
 
-def log(
-    interval: Any, writer: Any, source: Any, *, give_up: Callable[[], None]
-) -> None:
+def log(interval: Any, writer: Any, run: Run, *, save: Callable[[], str]) -> None:
     """Writes an interval's values and names the batches that were not applied.
 
     Raises:
-      UserError: nothing was finite for too long; `give_up` saves before that.
+      UserError: nothing was finite for too long; what there is was saved before that.
     """
     if interval is None:
         return
     writer.scalars(interval.step, interval.values)
     for skipped in interval.skipped:
-        names = ", ".join(source.frame_name(int(row)) for row in skipped.rows)
+        names = ", ".join(run.source.frame_name(int(row)) for row in skipped.rows)
         _say(f"step {skipped.step} not applied, loss or gradient not finite: {names}")
-    if interval.values["num_skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
-        give_up()
+    most = run.config.train.max_skipped_in_a_row
+    if interval.values["num_skipped_in_a_row"] >= most > 0:
         raise UserError(
-            f"step {interval.step}: loss or gradient was not finite for "
-            f"{MAX_SKIPPED_IN_A_ROW} steps in a row; the last good parameters are "
-            "saved; try a lower optimizer.learning_rate, or --debug_nans"
+            f"step {interval.step}: loss or gradient was not finite for {most} steps "
+            f"in a row; the last good parameters: {save()}; try a lower "
+            "optimizer.learning_rate, or --debug_nans"
         )
 
 
-def _next_batch(batches: Any, step: int, save: Callable[[], None]) -> Any:
+class Saver:
+    """Checkpoints of a run, by the first of several processes."""
+
+    def __init__(self, run: Run):
+        from homae_jax.training.checkpoint import Checkpointer
+
+        keep = run.config.train.keep_checkpoints
+        self._run = run
+        self._writer = Checkpointer(run.workdir, keep=keep) if _is_first() else None
+
+    def save(self, state: Any) -> None:
+        """Starts to save.
+
+        Raises:
+          UserError: the save before failed, and the run is to stop then.
+        """
+        if self._writer is None:
+            return
+        run = self._run
+        content = {"data": _position(run), "config": run.config.to_dict()}
+        try:
+            self._writer.wait()
+        except UserError as error:
+            if run.config.train.on_failed_save == "stop":
+                raise
+            _say(f"warning: {error}")
+        self._writer.save(int(state.step), state, **content)
+
+    def save_at_once(self, state: Any) -> str:
+        """Saves to the end; says what came of it. For a run that has to stop."""
+        if self._writer is None:
+            return "saved by the first process"
+        try:
+            self.save(state)
+            self._writer.wait()
+        except UserError as error:
+            return f"not saved ({error})"
+        return f"step {int(state.step)} is saved"
+
+    def close(self) -> None:
+        """Waits for the last checkpoint.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._writer is not None:
+            self._writer.wait()
+
+
+def _position(run: Run) -> dict[str, Any]:
+    """Where the batches are; of several processes, each has its share behind it."""
+    import jax
+
+    state = run.batches.get_state()
+    num = jax.process_count()
+    return state | {NUM_PROCESSES: num} if num > 1 else state
+
+
+def _set_position(run: Run, stored: dict[str, Any]) -> None:
+    """Moves the batches to where a checkpoint was, in however many processes."""
+    import jax
+
+    state = dict(stored)
+    before, now = state.pop(NUM_PROCESSES, 1), jax.process_count()
+    try:
+        if before != now:
+            state = {"next_index": state["next_index"] * before // now}
+        run.batches.set_state(state)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{run.workdir}: the place in the data is of another data.workers, or of "
+            "other processes with some; go on with the same, or --config.train."
+            "init_from this run in a new --workdir"
+        ) from error
+
+
+def _next_batch(batches: Any, step: int, save: Callable[[], str]) -> Any:
     """The next batch; where it cannot be read, what was reached is saved first."""
     try:
         return next(batches)
     except (UserError, OSError) as error:
-        save()
-        raise UserError(f"after step {step}, which is saved: {error}") from error
+        raise UserError(f"after step {step}: {error}; {save()}") from error
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """With several processes, an error of the device means that one is gone."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"process {jax.process_index()} lost another one ({reason:.200}); start "
+            "all again to go on from the last checkpoint"
+        ) from error
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that writes."""
+    import jax
+
+    return jax.process_index() == 0
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -376,27 +491,9 @@ def _scores(result: Any) -> dict[str, float]:
     return {f"eval/{k}": v for k, v in metrics.items() if isinstance(v, float)}
 
 
-def _save(saver: Any, state: Any, run: Run) -> None:
-    """Starts to save; a save before it that failed is reported and the run goes on."""
-    content = {"data": run.batches.get_state(), "config": run.config.to_dict()}
-    try:
-        saver.save(int(state.step), state, **content)
-    except UserError as error:
-        _say(f"warning: {error}")
-        saver.save(int(state.step), state, **content)
-
-
-@contextlib.contextmanager
-def _saved_at_the_end(saver: Any) -> Iterator[None]:
-    """Waits for the last checkpoint, whatever ended the run."""
-    try:
-        yield
-    finally:
-        saver.wait()
-
-
 def _say(text: str) -> None:
-    print(text, file=sys.stdout, flush=True)
+    with contextlib.suppress(OSError):  # a console that is a file on a full disk
+        print(text, file=sys.stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def test_train_saves_before_it_stops_at_an_unreadable_frame(
     monkeypatch, config_file, tmp_path
 ):
     toy_training.install(monkeypatch, bad={5: "gone"})
-    with pytest.raises(UserError, match=r"after step \d, which is saved: .*toy/0005"):
+    wanted = r"after step (\d): .*toy/0005.*; step \1 is saved"
+    with pytest.raises(UserError, match=wanted):
         train.train_and_evaluate(load(config_file), tmp_path)
     assert checkpoint.finished_steps(tmp_path)
 
@@ -163,6 +164,41 @@ def test_train_goes_back_to_the_step_asked_for(monkeypatch, config_file, tmp_pat
     )
     with pytest.raises(UserError, match="no checkpoint of step 3; there are"):
         train.train_and_evaluate(load(config_file), tmp_path / "a", restore_step=3)
+
+
+def test_train_goes_on_or_stops_when_a_checkpoint_cannot_be_written(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file, steps=5), tmp_path)
+    write = checkpoint._write_step
+
+    def write_later(folder: Path, *content):
+        if folder.name < "20":  # until then, the disk is full
+            folder.mkdir()
+            raise OSError(28, "No space left on device")
+        write(folder, *content)
+
+    monkeypatch.setattr(checkpoint, "_write_step", write_later)
+    with pytest.raises(UserError, match=r"/10: .*No space left.*are intact"):
+        train.train_and_evaluate(load(config_file, on_failed_save="stop"), tmp_path)
+    assert checkpoint.choose_step(tmp_path) == 5
+    train.train_and_evaluate(load(config_file, on_failed_save="go_on"), tmp_path)
+    assert "checkpoints/10: the checkpoint could not be" in capsys.readouterr().out
+    assert checkpoint.finished_steps(tmp_path) == [5, 20, 24]
+
+
+def test_train_saves_the_last_good_state_after_as_many_steps_as_asked(
+    monkeypatch, config_file, tmp_path
+):
+    toy_training.install(
+        monkeypatch, bad=dict.fromkeys(range(toy_training.NUM_FRAMES), "nan")
+    )
+    with pytest.raises(UserError, match=r"for 3 steps in a row.*is saved"):
+        train.train_and_evaluate(
+            load(config_file, steps=100, max_skipped_in_a_row=3, log_every=1), tmp_path
+        )
+    assert int(final(tmp_path, load(config_file)).state.num_skipped) <= 5
 
 
 def test_run_length_refuses_a_batch_larger_than_the_data(config_file):

@@ -10,12 +10,14 @@ Arrays are stored without their devices and come back as numpy: any number of de
 and either engine can go on with them.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,8 @@ FORMAT_VERSION = 1
 FOLDER, ASIDE = "checkpoints", "set_aside"
 STATE, META, HASHES = "state", "meta.json", "hashes.json"
 PART, OLD = ".part", ".old"  # being written; being removed
-MAX_LISTED = 8  # parameters named in one error
+MAX_LISTED, MAX_MESSAGE = 8, 300  # parameters, and letters, in one error
+MAX_JSON_BYTES = 16 * 2**20
 REMEDY = "choose another with --restore_step=N or --restore=latest_valid"
 
 
@@ -47,7 +50,12 @@ class Checkpointer:
 
     def __init__(self, workdir: str | Path, *, keep: int):
         self._root = Path(workdir).absolute() / FOLDER
-        self._root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self._root}: cannot be written ({error.strerror})"
+            ) from error
         self._keep = max(keep, 1)
         self._writer: threading.Thread | None = None
         self._failure: UserError | None = None
@@ -109,10 +117,9 @@ class Checkpointer:
                 _remove(self._root / str(old))
         except Exception as error:  # whatever it is, it must reach the main thread
             shutil.rmtree(part, ignore_errors=True)
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
             self._failure = UserError(
                 f"{self._root / str(step)}: the checkpoint could not be written "
-                f"({reason}); those before it are intact"
+                f"({_line(error)}); those before it are intact"
             )
 
 
@@ -181,15 +188,24 @@ def choose_step(
 def verify(workdir: str | Path, step: int) -> None:
     """Raises UserError naming the first file that is missing, new or changed."""
     folder = _step_folder(workdir, step)
-    try:
-        recorded = json.loads((folder / HASHES).read_text())
-        names = set(recorded)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(_damage(folder, HASHES)) from error
+    recorded = _read_json(folder, HASHES)
     found = _hashes(folder)
-    for name in sorted({*names, *found}):
+    for name in sorted({*recorded, *found}):
         if recorded.get(name) != found.get(name):
             raise UserError(_damage(folder, name))
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object from one of a step's own files."""
+    try:
+        with (folder / name).open("rb") as file:
+            text = file.read(MAX_JSON_BYTES)
+        values = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(_damage(folder, name)) from error
+    if not isinstance(values, dict):
+        raise UserError(_damage(folder, name))
+    return values
 
 
 def _damage(folder: Path, name: str) -> str:
@@ -240,10 +256,15 @@ def set_aside(workdir: str | Path, *, after: int) -> list[int]:
     for step in moved:
         folder = _step_folder(workdir, step)
         target = folder.parent / ASIDE / folder.name
-        if target.exists():
-            _remove(target)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(folder, target)
+        try:
+            if target.exists():
+                _remove(target)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(folder, target)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be set aside ({error.strerror})"
+            ) from error
     return moved
 
 
@@ -252,16 +273,17 @@ def _step_folder(workdir: str | Path, step: int) -> Path:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        version = meta["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(_damage(folder, META)) from error
+    meta = _read_json(folder, META)
+    version = meta.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{folder}: checkpoint format {version}, this program reads "
+            f"{folder}: checkpoint format {version!r:.40}, this program reads "
             f"{FORMAT_VERSION}; use the version of homae_jax that wrote it"
         )
+    if not (
+        isinstance(meta.get("data"), dict) and isinstance(meta.get("config"), dict)
+    ):
+        raise UserError(_damage(folder, META))
     return meta
 
 
@@ -274,22 +296,33 @@ def _read_tree(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     arguments = ocp.args.PyTreeRestore(
         item=shapes, restore_args=how, partial_restore=True
     )
+    with _reading(folder) as reader:
+        return reader.restore(folder / STATE, args=arguments)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[ocp.Checkpointer]:
+    """Orbax on a step's arrays, where a strange file may fail in any way."""
     try:
         with ocp.Checkpointer(
             ocp.PyTreeCheckpointHandler(), multiprocessing_options=_alone()
         ) as reader:
-            return reader.restore(folder / STATE, args=arguments)
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise UserError(f"{folder / STATE}: cannot be read ({reason})") from error
+            yield reader
+    except Exception as error:
+        raise UserError(f"{folder / STATE}: cannot be read ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message, which may be a long one."""
+    lines = str(error).splitlines() or [repr(error)]
+    return lines[0][:MAX_MESSAGE]
 
 
 def _check_same_parameters(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Compares names and shapes before orbax does, whose messages name no parameter."""
-    with ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(), multiprocessing_options=_alone()
-    ) as reader:
+    with _reading(folder) as reader:
         stored = reader.metadata(folder / STATE).item_metadata.tree
+        _check_chunks(stored)
     want = _shapes(wanted)
     have = _shapes({name: stored[name] for name in wanted if name in stored})
     lines = [
@@ -303,6 +336,18 @@ def _check_same_parameters(folder: Path, wanted: Mapping[str, Any]) -> None:
     if all(line.startswith("opt_state/") for line in lines):
         what = "another optimiser (optimizer.*, model.encoder.freeze)"
     raise UserError(f"{folder}: the checkpoint is of {what}: {_listing(lines)}")
+
+
+def _check_chunks(stored: Any) -> None:
+    """Raises ValueError where an array is kept in pieces larger than itself.
+
+    Reading one unpacks a piece, however much that is.
+    """
+    for leaf in jax.tree.leaves(stored):
+        storage = getattr(leaf, "storage", None)
+        chunk = getattr(storage, "chunk_shape", None) or ()
+        if math.prod(chunk) > max(math.prod(leaf.shape), 1):
+            raise ValueError(f"an array {leaf.shape} in pieces {chunk}")
 
 
 def _listing(lines: Sequence[str]) -> str:
@@ -323,6 +368,8 @@ def _hashes(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if path.is_symlink():  # leads out of the checkpoint
+            raise UserError(_damage(folder, name))
         if path.is_file() and name != HASHES:
             with path.open("rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-LAST = ("lr", "num_skipped", "num_skipped_in_a_row")  # not averaged
+LAST, MOST = ("lr", "num_skipped"), ("num_skipped_in_a_row",)  # not averaged
 IS_SKIPPED = "is_skipped"
 
 
@@ -100,9 +100,7 @@ class IntervalMeter:
         terms = jax.device_get([step.terms for step in steps])
         is_skipped = np.array([bool(t.get(IS_SKIPPED, False)) for t in terms])
         values = {
-            name: float(terms[-1][name])
-            if name in LAST
-            else _mean(terms, name, is_skipped)
+            name: _summed_up(terms, name, is_skipped)
             for name in terms[-1]
             if name != IS_SKIPPED
         }
@@ -114,7 +112,13 @@ class IntervalMeter:
         return Interval(steps[-1].step, values | speed, skipped)
 
 
-def _mean(terms: list[Mapping[str, Any]], name: str, is_skipped: np.ndarray) -> float:
-    """Mean over the steps that were applied; NaN if none was."""
+def _summed_up(
+    terms: list[Mapping[str, Any]], name: str, is_skipped: np.ndarray
+) -> float:
+    """Last, most, or mean over the steps that were applied; NaN if none was."""
     values = np.array([float(t[name]) for t in terms])
+    if name in LAST:
+        return float(values[-1])
+    if name in MOST:
+        return float(values.max())
     return float(values[~is_skipped].mean()) if not is_skipped.all() else float("nan")

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from homae_jax.errors import UserError
 from homae_jax.training.state import TrainState
 
 AXIS = "data"
+STEPS_BETWEEN_ASKING = 8  # the other processes whether to stop
 
 
 class Engine(NamedTuple):
@@ -25,6 +27,46 @@ class Engine(NamedTuple):
     put_batch: Callable[[Any], Any]  # of this process's rows
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]  # its state is donated
     get_state: Callable[[Any], TrainState]  # copied to the host: numpy
+
+
+def check_processes() -> None:
+    """Raises UserError unless every process has as many devices as the others."""
+    num, here = jax.process_count(), jax.local_device_count()
+    if here * num != jax.device_count():
+        raise UserError(
+            f"process {jax.process_index()} has {here} devices, all {num} processes "
+            f"together {jax.device_count()}: give each the same number"
+        )
+
+
+def is_wanted_by_any(is_wanted: bool, step: int) -> bool:
+    """Whether any process wants it; so that all stop after the same step.
+
+    Every process must ask after every step; they are answered after some of them.
+    """
+    if jax.process_count() == 1:
+        return is_wanted
+    if step % STEPS_BETWEEN_ASKING:
+        return False
+    return bool(np.any(multihost_utils.process_allgather(np.array(is_wanted))))
+
+
+def check_same_everywhere(what: str, value: int) -> None:
+    """Raises UserError where the processes do not agree on a number."""
+    if jax.process_count() == 1:
+        return
+    values = multihost_utils.process_allgather(np.array(value)).tolist()
+    if len(set(values)) > 1:
+        raise UserError(
+            f"the processes do not agree on {what}: {values}; does each see the same "
+            "--workdir?"
+        )
+
+
+def wait_for_all(place: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
 
 
 def check_batch_size(batch_size: int, accumulate: int, num_devices: int) -> None:

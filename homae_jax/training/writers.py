@@ -1,19 +1,31 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard and the console."""
+"""Where a run's numbers go: metrics.jsonl, TensorBoard and the console.
 
+A disk that is full or gone costs lines, never the run: the first failure of a file is
+reported, and a file of lines goes on when there is room again.
+"""
+
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from homae_jax.errors import UserError
 from homae_jax.progress import format_seconds
 
 METRICS_FILE = "metrics.jsonl"
 BOARD_FOLDER = "tensorboard"
+FLUSH_SECONDS = 30  # between two times that TensorBoard's file is seen to the disk
 SHOWN = ("loss", "mje_mm", "oce_mm", "sdf_hand", "sdf_object", "rec", "lr")
 
 
@@ -28,38 +40,58 @@ class MetricWriter:
           num_steps: of the whole run.
         """
         workdir = Path(workdir)
-        _drop_later(workdir / METRICS_FILE, first_step)
-        self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(workdir / BOARD_FOLDER), purge_step=first_step + 1, flush_secs=30
-        )
+        self._path = workdir / METRICS_FILE
+        try:
+            _drop_later(self._path, first_step)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = _Board(workdir / BOARD_FOLDER, first_step + 1)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or workdir}: cannot be written ({error.strerror})"
+            ) from error
         self._num_steps = num_steps
+        self._is_complaining = False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of an interval and prints the console's line."""
         self.record(step, values)
-        print(self._line(step, values), flush=True)
+        with contextlib.suppress(OSError):  # where the console is a file
+            print(self._line(step, values), flush=True)
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Records values; not finite ones, which JSON has no word for, as null."""
         row: dict[str, float | int | None] = {"step": step}
         for name, value in values.items():
             row[name] = float(value) if math.isfinite(value) else None
-            self._board.add_scalar(name, float(value), step)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+            self._board.add(step, summary.scalar(name, float(value)))
+        with self._complaining_once():
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
     def images(
         self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
     ) -> None:
         """Adds RGB pictures to TensorBoard."""
         for name, picture in pictures.items():
-            self._board.add_image(name, picture, step, dataformats="HWC")
+            self._board.add(step, summary.image(name, picture, dataformats="HWC"))
 
     def close(self) -> None:
         """Sees everything on to the disk."""
-        self._file.close()
+        with self._complaining_once():
+            self._file.close()
         self._board.close()
+
+    @contextlib.contextmanager
+    def _complaining_once(self) -> Iterator[None]:
+        """What cannot be written stays in the file's buffer and comes with the next."""
+        try:
+            yield
+        except OSError as error:
+            if not self._is_complaining:
+                _warn(self._path, error)
+            self._is_complaining = True
+        else:
+            self._is_complaining = False
 
     def _line(self, step: int, values: Mapping[str, float]) -> str:
         parts = [f"step {step}/{self._num_steps}"]
@@ -73,6 +105,52 @@ class MetricWriter:
             left = (self._num_steps - step) / values["steps_per_second"]
             parts.append(f"{format_seconds(left)} left")
         return "  ".join(parts)
+
+
+class _Board:
+    """TensorBoard's file, written by whoever adds; after a failure, no more.
+
+    TensorBoardX's own writer has a thread, which dies with a full disk, and a queue,
+    in which the program then waits for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._flushed = folder, time.monotonic()
+        self._writer: EventsWriter | None = EventsWriter(str(folder / "events"))
+        start = SessionLog(status=SessionLog.START)  # drops what came later
+        self._write(Event(step=first_step, session_log=start))
+
+    def add(self, step: int, content: Any) -> None:
+        self._write(Event(step=step, summary=content))
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    def _write(self, event: Event) -> None:
+        if self._writer is None:
+            return
+        event.wall_time = time.time()
+        try:
+            self._writer.write_event(event)
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+        except OSError as error:  # half a record may be there: nothing can follow
+            _warn(self._path, error)
+            self.close()
+
+
+def _warn(path: Path, error: OSError) -> None:
+    with contextlib.suppress(OSError):
+        print(
+            f"warning: {path}: cannot be written ({error.strerror}); the run goes on",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _drop_later(path: Path, first_step: int) -> None:

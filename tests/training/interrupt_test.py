@@ -15,18 +15,20 @@ WAITER = """
 import time
 from homae_jax.training.interrupt import StopRequests
 with StopRequests() as stop:
-    print("ready", flush=True)
-    while not stop.name:
-        time.sleep(0.01)
-    print("saving", flush=True)
-    {then}
-print("saved", flush=True)
+    with stop.stepping():
+        print("ready", flush=True)
+        while not stop.name:
+            time.sleep(0.01)
+        print("saving", flush=True)
+        {then}
+    print("saved", flush=True)
+    {after}
 """
 
 
-def start(then: str) -> subprocess.Popen:
+def start(then: str = "pass", after: str = "pass") -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITER.format(then=then)],
+        [sys.executable, "-c", WAITER.format(then=then, after=after)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -38,9 +40,9 @@ def start(then: str) -> subprocess.Popen:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stop_requests_let_the_program_finish(number):
-    process = start(then="pass")
+    process = start()
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "saving\nsaved\n")
     assert (
         err == f"{number.name}: finishing the step and saving (again: stop at once)\n"
@@ -52,15 +54,26 @@ def test_a_second_request_stops_at_once():
     process.send_signal(signal.SIGINT)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "saved" not in out
     assert err.endswith("stopped at once; not saved\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_outside_the_steps_ends_the_program_at_once(number):
+    process = start(after="print(1, flush=True); time.sleep(60)")
+    process.send_signal(signal.SIGTERM)
+    assert [process.stdout.readline() for _ in range(3)][-1] == "1\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert err.splitlines()[-1] == f"{number.name}: stopped; no step was under way"
+
+
 def test_stop_requests_give_the_signals_back():
     before = signal.getsignal(signal.SIGINT)
-    with StopRequests() as stop:
+    with StopRequests() as stop, stop.stepping():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.name == "SIGTERM"
     assert signal.getsignal(signal.SIGINT) is before
