@@ -63,6 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     # --- model ---
     m = c.model = ml_collections.ConfigDict()
     m.dtype = "bfloat16"  # of matrix products; parameters and geometry stay float32
+    m.auxiliary = False  # also find boxes, wrist and object: own pictures [D]
 
     e = m.encoder = ml_collections.ConfigDict()
     e.variant = "vitb14"  # vit{s,b,l,g}14[_reg] | vit_tiny (from scratch) [D]
@@ -155,6 +156,12 @@ def get_config() -> ml_collections.ConfigDict:
     w.heatmap = 1e-3
     w.hand_mask = 1.0
     w.object_mask = 1.0
+    w.auxiliary = 1.0  # scales the group below, there only with model.auxiliary [D]
+    w.aux_hand_box = 5.0  # sides of the view
+    w.aux_object_box = 5.0
+    w.aux_wrist_px = 5.0
+    w.aux_wrist_depth = 1.0  # logarithm
+    w.aux_object_name = 0.2
 
     # --- optimisation ---
     o = c.optimizer = ml_collections.ConfigDict()

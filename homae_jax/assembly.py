@@ -291,7 +291,10 @@ def example_options(
         "object_center",
         "object_center_depth",
     )
-    return {key: config.data[key] for key in keys} | {"object_names": object_names}
+    return {key: config.data[key] for key in keys} | {
+        "object_names": object_names,
+        "with_scene": config.model.get("auxiliary", False),
+    }
 
 
 def target_options(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from homae_jax.geometry import rotations
-from homae_jax.schema import HAND, OBJECT, Batch, Outputs, Targets
+from homae_jax.geometry import camera, rotations
+from homae_jax.schema import HAND, OBJECT, Batch, Located, Outputs, Scene, Targets
 
 VOTE_RADIUS_MM = 40.0  # points vote for joints nearer than this (HOISDF)
 MM = 1e3
@@ -196,6 +196,47 @@ def dense_losses(
     }
 
 
+def auxiliary_losses(outputs: Outputs, batch: Batch) -> dict[str, Float[Array, ""]]:
+    """What the auxiliary head finds in the crop and the scene; none where it is off.
+
+    Boxes and the wrist's pixel: L1 in shares of the view's side; depth: L1 of its
+    logarithm; the object's name: cross-entropy.
+    """
+    views = [(outputs.located, batch), (outputs.scene_located, batch.scene)]
+    found = [_located_losses(*view, batch) for view in views if view[0] is not None]
+    return {
+        name: jnp.mean(jnp.stack([terms[name] for terms in found]))
+        for name in (found[0] if found else ())
+    }
+
+
+def _located_losses(
+    located: Located, view: Batch | Scene, batch: Batch
+) -> dict[str, Float[Array, ""]]:
+    size = view.image.shape[-2]
+    wrist_px = camera.project(batch.wrist[:, None], view.intrinsics)[:, 0]
+    area = jnp.abs(jnp.linalg.det(view.intrinsics[:, :2, :2]))
+    log_depth = jnp.log(
+        jnp.maximum(batch.wrist[:, 2], camera.MIN_DEPTH) * size / jnp.sqrt(area)
+    )
+
+    def share(pred: Array, gt: Array) -> Array:
+        gt = jnp.clip(gt, -0.5 * size, 1.5 * size)
+        return masked_mean(jnp.abs(pred - gt) / size, batch.is_real)
+
+    named = optax.losses.softmax_cross_entropy_with_integer_labels(
+        located.object_logits, batch.object_index
+    )
+    depth_error = jnp.abs(located.wrist_log_depth - log_depth)
+    return {
+        "aux_hand_box": share(located.hand_box_px, view.hand_box_px),
+        "aux_object_box": share(located.object_box_px, view.object_box_px),
+        "aux_wrist_px": share(located.wrist_px, wrist_px),
+        "aux_wrist_depth": masked_mean(depth_error[:, None], batch.is_real),
+        "aux_object_name": masked_mean(named[:, None], batch.has_object),
+    }
+
+
 # Which weight of the paper scales which terms (lambda_1 .. lambda_5).
 GROUPS = {
     "rec": ("rec",),
@@ -211,6 +252,13 @@ GROUPS = {
         "heatmap",
         "hand_mask",
         "object_mask",
+    ),
+    "auxiliary": (  # ours; absent where model.auxiliary is off
+        "aux_hand_box",
+        "aux_object_box",
+        "aux_wrist_px",
+        "aux_wrist_depth",
+        "aux_object_name",
     ),
 }
 
@@ -238,6 +286,7 @@ def total_loss(
         **sdf_losses(outputs, targets, batch, sdf_clamp=sdf_clamp),
         **vote_losses(outputs, targets, batch.has_hand, scale=scale),
         **dense_losses(outputs, targets, batch),
+        **auxiliary_losses(outputs, batch),
     }
     weighted = {
         name: weights[group] * weights.get(name, 1.0) * raw[name]
@@ -245,6 +294,7 @@ def total_loss(
         else weights[group] * raw[name]
         for group, names in GROUPS.items()
         for name in names
+        if name in raw
     }
     loss = sum(weighted.values())
     terms = {**raw, **{f"weighted/{name}": value for name, value in weighted.items()}}

@@ -31,6 +31,18 @@ NUM_OBJECT_VERTICES = 1000
 BACKGROUND, HAND, OBJECT = 0, 1, 2  # values of Batch.segmentation
 
 
+class Scene(NamedTuple):
+    """A wider square view of the picture than the crop; labels in its own pixels.
+
+    What the auxiliary head learns to find boxes on (models/auxiliary.py).
+    """
+
+    image: UInt8[Array, "*b h w 3"]
+    intrinsics: Float[Array, "*b 3 3"]
+    hand_box_px: Float[Array, "*b 4"]  # enlarged as Batch.hand_box_px is
+    object_box_px: Float[Array, "*b 4"]
+
+
 class Batch(NamedTuple):
     """What the loader hands over: one crop and its labels per row."""
 
@@ -52,6 +64,7 @@ class Batch(NamedTuple):
     has_segmentation: Bool[Array, "*b"]
     sample_index: Int[Array, "*b"]  # row of the source; names the frame in reports
     is_real: Bool[Array, "*b"]  # False for the padding of the last batch
+    scene: Scene | None = None  # only where the auxiliary head is trained
 
 
 class ObjectTemplates(NamedTuple):
@@ -88,6 +101,17 @@ class Targets(NamedTuple):
     heatmap: Float[Array, "b s s"]  # sum of 21 Gaussians, peak 255
 
 
+class Located(NamedTuple):
+    """What the auxiliary head finds in a square view; px of that view."""
+
+    hand_box_px: Float[Array, "b 4"]  # enlarged as Batch.hand_box_px is
+    object_box_px: Float[Array, "b 4"]
+    wrist_px: Float[Array, "b 2"]
+    wrist_log_depth: Float[Array, " b"]  # log(z / focal length in sides of the view)
+    wrist: Float[Array, "b 3"]  # camera frame, metres: as metric as the view's K
+    object_logits: Float[Array, "b o"]  # over rows of ObjectTemplates
+
+
 class Outputs(NamedTuple):
     """What the network says of a batch; of layer-wise fields the last is the answer."""
 
@@ -120,3 +144,5 @@ class Outputs(NamedTuple):
     object_trans: Float[Array, "b 3"]  # aggregated, camera frame
     joints: Float[Array, "b 21 3"]  # camera frame, from MANO
     vertices: Float[Array, "b 778 3"]
+    located: Located | None = None  # of the crop, by the auxiliary head
+    scene_located: Located | None = None  # of Batch.scene

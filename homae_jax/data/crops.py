@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from homae_jax.data.source import Frame
 from homae_jax.errors import UserError
 from homae_jax.geometry import camera
-from homae_jax.schema import BACKGROUND, HAND, OBJECT
+from homae_jax.schema import BACKGROUND, HAND, OBJECT, Scene
 
 MIN_CROP_SIDE_PX = 16.0  # of the picture; a smaller box holds nothing to look at
 CROPS = ("hand_object", "object")
@@ -69,8 +69,9 @@ def make_example(
     object_center: str,
     object_center_depth: float,
     augmentation: Augmentation | None = None,
+    with_scene: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Crops a frame; returns every field of schema.Batch, without the batch's axis.
+    """Crops a frame; returns the fields of schema.Batch, without the batch's axis.
 
     Augments if there are both an `rng` and an enabled `augmentation`; the same state of
     the generator gives the same example. `joints` are the labels or, where a frame has
@@ -82,6 +83,8 @@ def make_example(
       crop_scale: boxes grow by this before their union is taken.
       object_center: depth at which the object's box centre is placed: "const"
         (`object_center_depth`, metres) or "wrist" (the wrist's).
+      with_scene: also `scene`: the whole picture padded to a square or, when
+        augmenting, a view between that and the crop.
 
     Raises:
       UserError: the object has no template, or an option is not known.
@@ -125,7 +128,49 @@ def make_example(
         "sample_index": frame["index"],
         "is_real": True,
     }
-    return {key: _as_stored(value) for key, value in example.items()}
+    stored = {key: _as_stored(value) for key, value in example.items()}
+    if not with_scene:
+        return stored
+    wide = scene_view(view, width, height, rng if is_augmented else None)
+    scales = hand_box_scale, object_box_scale
+    scene = _scene(frame, wide, points, image_size=image_size, scales=scales)
+    if is_augmented:
+        scene = scene._replace(image=jitter_colours(scene.image, rng, augmentation))
+    return stored | {"scene": scene}
+
+
+def scene_view(
+    crop: View, width: int, height: int, rng: np.random.Generator | None
+) -> View:
+    """The whole picture as a square, or at random one between that and the crop."""
+    whole = np.array([width - 1.0, height - 1.0]) / 2
+    share = 0.0 if rng is None or rng.random() < 0.3 else rng.uniform(0.0, 1.0)
+    side = np.exp(
+        (1 - share) * np.log(max(width, height)) + share * np.log(crop.side_px)
+    )
+    center = (1 - share) * whole + share * crop.center_px
+    return View(center, float(side), crop.angle)
+
+
+def _scene(
+    frame: Frame,
+    view: View,
+    points: Mapping[str, Float[np.ndarray, "_p 2"]],
+    *,
+    image_size: int,
+    scales: tuple[float, float],
+) -> Scene:
+    affine = camera.crop_affine(view.center_px, view.side_px, image_size, view.angle)
+    boxes = [bounding_box(_apply(affine, points[part])) for part in ("hand", "object")]
+    hand_box, object_box = map(enlarge, boxes, scales)
+    return Scene(
+        image=warp_picture(frame["image"], affine, image_size),
+        intrinsics=_as_stored(
+            camera.crop_intrinsics(affine, frame["intrinsics"], view.angle)
+        ),
+        hand_box_px=_as_stored(hand_box),
+        object_box_px=_as_stored(object_box),
+    )
 
 
 def bounding_box(points_px: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, " 4"]:

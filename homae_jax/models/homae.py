@@ -17,6 +17,7 @@ from homae_jax.geometry import rotations
 from homae_jax.hand import mano as mano_lib
 from homae_jax.models import masking
 from homae_jax.models import points as points_lib
+from homae_jax.models.auxiliary import AuxiliaryHead
 from homae_jax.models.decoder import Decoder
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD, make_encoder
 from homae_jax.models.fusion import Fusion
@@ -24,7 +25,7 @@ from homae_jax.models.heads import HandHead, ObjectHead
 from homae_jax.models.pointnet import PointNet
 from homae_jax.models.sampling import PointFeatures
 from homae_jax.models.sdf import SdfHead
-from homae_jax.schema import Batch, Outputs, Targets
+from homae_jax.schema import Batch, Located, Outputs, Targets
 
 Keywords = Mapping[str, Any]
 
@@ -53,6 +54,7 @@ class Homae(nn.Module):
     pointnet: Keywords
     fusion: Keywords
     heads: Keywords
+    auxiliary: bool = False
     dtype: str = "float32"
 
     def setup(self) -> None:
@@ -66,6 +68,8 @@ class Homae(nn.Module):
         multiscale = decoder.pop("multiscale")
         self.vit = make_encoder(image_size=self.image_size, dtype=dtype, **encoder)
         self.vit_out = nn.Dense(width_out, dtype=dtype)
+        if self.auxiliary:
+            self.locator = AuxiliaryHead(image_size=self.image_size, dtype=dtype)
         self.pyramid = Decoder(image_size=self.image_size, dtype=dtype, **decoder)
         self.point_features = PointFeatures(
             width=width_point,
@@ -126,10 +130,7 @@ class Homae(nn.Module):
         """
         clean = normalise_image(batch.image)
         seen, patch_mask = self._mask(clean, batch) if mask_image else (clean, None)
-        tokens = self.vit(seen, train=train).patch_tokens
-        features = self.vit_out(tokens)
-        grid = round(features.shape[1] ** 0.5)
-        features = features.reshape(features.shape[0], grid, grid, -1)
+        features = self._encode(seen, train)
         decoded = self.pyramid(features, with_image=reconstruct)
         field = _Field(self, decoded.levels, batch, train)
 
@@ -184,7 +185,32 @@ class Homae(nn.Module):
             object_trans=object_trans + batch.object_center,
             joints=joints_root[-1] + batch.wrist[:, None],
             vertices=vertices_root[-1] + batch.wrist[:, None],
+            **self._auxiliary(features, batch, train),
         )
+
+    def locate(
+        self, image: UInt8[Array, "b h w 3"], intrinsics: Float[Array, "b 3 3"]
+    ) -> Located:
+        """Boxes, wrist and object of square views (needs `auxiliary`)."""
+        return self.locator(self._encode(normalise_image(image), False), intrinsics)
+
+    def _encode(self, image: Array, train: bool) -> Array:
+        """Normalised image -> F (HOMAE eq. 8), a grid of features."""
+        features = self.vit_out(self.vit(image, train=train).patch_tokens)
+        grid = round(features.shape[1] ** 0.5)
+        return features.reshape(features.shape[0], grid, grid, -1)
+
+    def _auxiliary(
+        self, features: Array, batch: Batch, train: bool
+    ) -> dict[str, Located]:
+        """What the auxiliary head finds in the crop and in the scene, if asked to."""
+        if not self.auxiliary:
+            return {}
+        found = {"located": self.locator(features, batch.intrinsics)}
+        if batch.scene is not None:
+            scene = self._encode(normalise_image(batch.scene.image), train)
+            found["scene_located"] = self.locator(scene, batch.scene.intrinsics)
+        return found
 
     def _mask(self, image: Array, batch: Batch) -> tuple[Array, Array]:
         """Target-focused masking of every image (HOMAE eq. 1-7)."""

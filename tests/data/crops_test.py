@@ -150,7 +150,7 @@ def test_make_example_is_the_plain_crop_without_a_generator():
 
 def test_make_example_has_every_field_of_a_batch_in_its_type():
     made = example(make_frame(), seed=0)
-    assert set(made) == set(Batch._fields)
+    assert set(made) == set(Batch._fields) - {"scene"}
     types = {key: value.dtype for key, value in made.items()}
     pictures, whole = {"image", "segmentation"}, {"object_index", "sample_index"}
     for key, dtype in types.items():
@@ -410,3 +410,29 @@ def test_make_example_stays_black_outside_the_picture():
 def test_make_example_raises_on(changes, message):
     with pytest.raises(UserError, match=message):
         example(make_frame(), seed=0, **changes)
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_make_example_scene_shows_what_its_boxes_and_intrinsics_say(seed):
+    frame = make_frame()
+    frame["joints"] = frame["joints"][:1] + np.zeros((21, 1))
+    frame["wrist"] = frame["joints"][0]
+    dot(frame["image"], camera.project(frame["joints"][:1], INTRINSICS)[0], 255)
+    calm = augmentation(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    made = example(frame, seed=seed, with_scene=True, augmentation=calm)
+    scene = made["scene"]
+    shown = centre_of_mass(scene.image[..., 0].astype(float))
+    box = scene.hand_box_px
+    np.testing.assert_allclose((box[:2] + box[2:]) / 2, shown, atol=0.3)
+    wrist_px = camera.project(made["wrist"][None], scene.intrinsics)[0]
+    np.testing.assert_allclose(wrist_px, shown, atol=0.3)
+    if seed is None:  # the whole picture, 640 px wide, padded to a square of 128
+        area = np.linalg.det(scene.intrinsics[:2, :2])
+        np.testing.assert_allclose(area, 640 * 520 / 25, rtol=1e-5)
+
+
+def test_make_example_is_the_same_with_and_without_a_scene():
+    frame = make_frame()
+    plain, wide = (example(frame, seed=3, with_scene=w) for w in (False, True))
+    for key in plain:
+        np.testing.assert_array_equal(plain[key], wide[key])
