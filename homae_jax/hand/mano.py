@@ -85,14 +85,19 @@ def mano_forward(
 
 
 def pca_to_aa(
-    model: ManoModel, coefficients: Float[Array, "*b n"]
+    model: ManoModel, coefficients: Float[Array, "*b n"], *, flat_mean: bool = False
 ) -> Float[Array, "*b 15 3"]:
-    """Finger pose of PCA coefficients, mean included: axis-angle with a flat mean."""
+    """Finger pose of PCA coefficients as axis-angle, the mean included.
+
+    Args:
+      flat_mean: take the flat hand for the mean, not the file's.
+    """
     num = coefficients.shape[-1]
     components = jnp.asarray(model.hand_components)[:num]
     pose = jnp.matmul(coefficients, components, precision="highest")
-    mean = jnp.broadcast_to(jnp.asarray(model.hand_mean), pose.shape)
-    return (pose + mean).reshape(*coefficients.shape[:-1], 15, 3)
+    if not flat_mean:
+        pose = pose + jnp.broadcast_to(jnp.asarray(model.hand_mean), pose.shape)
+    return pose.reshape(*coefficients.shape[:-1], 15, 3)
 
 
 def _einsum(equation: str, *operands: Array) -> jax.Array:
