@@ -18,7 +18,7 @@ ENTRY_POINTS = {
     "config_flags",
     "runtime",
 }
-EVERYWHERE = {"errors", "progress"}
+EVERYWHERE = {"errors", "lifeline", "progress"}
 ALLOWED = {
     "geometry": set(),
     "schema": set(),

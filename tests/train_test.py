@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import chex
+import jax
 import pytest
 
 from homae_jax import config_flags, train
@@ -199,6 +200,17 @@ def test_train_saves_the_last_good_state_after_as_many_steps_as_asked(
             load(config_file, steps=100, max_skipped_in_a_row=3, log_every=1), tmp_path
         )
     assert int(final(tmp_path, load(config_file)).state.num_skipped) <= 5
+
+
+def test_debug_nans_stops_at_the_step_and_only_there(
+    monkeypatch, config_file, tmp_path
+):
+    with jax.debug_nans(True):
+        toy_training.install(monkeypatch)
+        train.train_and_evaluate(load(config_file), tmp_path / "good")
+        toy_training.install(monkeypatch, bad={3: "nan"})
+        with pytest.raises(FloatingPointError, match="nan"):
+            train.train_and_evaluate(load(config_file), tmp_path / "bad")
 
 
 def test_run_length_refuses_a_batch_larger_than_the_data(config_file):

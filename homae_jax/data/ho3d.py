@@ -189,7 +189,7 @@ class JsonRows:
             # The first row follows the list's own bracket, the others a comma.
             text = text[1 + text.index(b"," if index else b"[") :]
             row = np.array(json.loads(text), np.float64)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self._path}: row {index} is no table") from error
         if row.shape != shape or not np.isfinite(row).all():
             raise UserError(
@@ -245,9 +245,17 @@ def _read_visibility(path: Path) -> dict[str, list[float]]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        shares = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: no JSON ({error}); make it again") from error
+    rows = list(shares.values()) if isinstance(shares, dict) else [None]
+    try:
+        is_good = not rows or np.array(rows, np.float64).shape == (len(rows), 2)
+    except (TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        raise UserError(f"{path}: holds no two numbers per frame; make it again")
+    return shares
 
 
 def _array(

@@ -7,6 +7,8 @@ where the step is called.
 """
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
+from homae_jax import lifeline
 from homae_jax.data.crops import Augmentation, make_example
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
@@ -61,7 +64,10 @@ def train_iterator(
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads a flag; notebooks parse none
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers),
+            worker_init_fn=functools.partial(_begin_worker, os.getpid()),
+        )
     return iter(batches)
 
 
@@ -108,6 +114,12 @@ class _ExampleMaker(NamedTuple):
         except (ValueError, OSError, cv2.error) as error:
             name = self.source.frame_name(row)
             raise UserError(f"frame {name}: {error}") from error
+
+
+def _begin_worker(parent: int, index: int, count: int) -> None:
+    """What a loader process does first: a killed training leaves none behind."""
+    del index, count
+    lifeline.end_with(parent)
 
 
 def _batches(
