@@ -8,7 +8,6 @@ turns rather than parity. Products are written out component by component: a mat
 product would run in TF32 on a GPU. Faces are turned outwards, counter-clockwise.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -21,7 +20,6 @@ from homae_jax.geometry.numerics import TINY, safe_sqrt
 # Squared length of a normal (m^4) below which a face is taken for its sides: the plane
 # of a face of no area, such as padding, would be at distance 0 of everything.
 NO_AREA = 1e-24
-BAKE_BLOCK = 512  # lattice points per step of bake_grid
 GPU_ROWS = 16  # rows of a batch at once on accelerators
 Vector = tuple[Array, Array, Array]
 
@@ -237,38 +235,3 @@ def grid_signed_distance(
     return value + jnp.where(
         is_beyond, jnp.sqrt(jnp.where(is_beyond, beyond, 1.0)), 0.0
     )
-
-
-def bake_grid(
-    vertices: Float[np.ndarray, "v 3"],
-    faces: Int[np.ndarray, "f 3"],
-    size: int,
-    margin: float,
-    *,
-    sign: str = "winding",
-) -> SdfGrid:
-    """Samples the signed distance of a mesh on size^3 points round it.
-
-    Args:
-      margin: metres left free on each side of the mesh's longest axis.
-      sign: as in `signed_distance`.
-    """
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    pitch = float((high - low).max() + 2 * margin) / (size - 1)
-    origin = (low + high) / 2 - pitch * (size - 1) / 2
-    axis = np.arange(size, dtype=np.float32) * pitch
-    lattice = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    points = lattice.reshape(-1, 3) + origin.astype(np.float32)
-    pad = -len(points) % BAKE_BLOCK
-    blocks = np.pad(points, ((0, pad), (0, 0))).reshape(-1, BAKE_BLOCK, 3)
-    values = _bake(blocks, vertices.astype(np.float32), faces, sign)
-    values = np.asarray(values).reshape(-1)[: len(points)].reshape(size, size, size)
-    return SdfGrid(values, origin.astype(np.float32), pitch)
-
-
-@functools.partial(jax.jit, static_argnames="sign")
-def _bake(blocks: Array, vertices: Array, faces: Array, sign: str) -> Array:
-    def one(block: Array) -> Array:
-        return signed_distance(block, vertices, faces, sign=sign)
-
-    return jax.lax.map(one, blocks)

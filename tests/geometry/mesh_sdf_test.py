@@ -239,26 +239,22 @@ def test_sample_surface_lies_on_the_surface_spread_by_area():
     np.testing.assert_allclose(points.mean(0), 0, atol=0.01)
 
 
-def test_bake_grid_and_lookup_match_the_exact_distance():
-    mesh = box([0.1, 0.06, 0.14])
-    vertices = np.asarray(mesh.vertices, np.float32)
-    grid, origin, pitch = mesh_sdf.bake_grid(vertices, np.asarray(mesh.faces), 32, 0.02)
-    assert grid.shape == (32, 32, 32)
-    np.testing.assert_allclose(pitch, 0.18 / 31, rtol=1e-6)
-    corner = origin + pitch * np.array([3, 4, 5])
-    exact = box_distance(corner, [0.1, 0.06, 0.14])
-    np.testing.assert_allclose(grid[3, 4, 5], exact, atol=1e-6)
+def test_grid_signed_distance_matches_the_lattice_it_was_given():
+    pitch, origin = 0.18 / 31, np.full(3, -0.09)
+    index = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), axis=-1)
+    grid = box_distance(origin + pitch * index, [0.1, 0.06, 0.14])
     lookup = jax.jit(mesh_sdf.grid_signed_distance)
 
     def error(points):
         values = lookup(
             jnp.asarray(points, jnp.float32),
-            jnp.asarray(grid),
-            jnp.asarray(origin),
+            jnp.asarray(grid, jnp.float32),
+            jnp.asarray(origin, jnp.float32),
             jnp.float32(pitch),
         )
         return np.asarray(values) - box_distance(points, [0.1, 0.06, 0.14])
 
+    assert np.abs(error(origin + pitch * index[3:9, 4, 5])).max() < 1e-6
     within = uniform(500, 0.085)
     assert np.abs(error(within)).max() < 0.5 * pitch
     assert np.median(np.abs(error(within))) < 0.02 * pitch
