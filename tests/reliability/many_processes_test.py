@@ -119,7 +119,7 @@ def test_only_the_first_process_writes_checkpoints(both):
     ]
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lost_process_ends_the_other_and_both_go_on(both, tmp_path, lost):
     processes = start_both(tmp_path, "--config.train.steps=24")
     wait_for(processes[0], "step 8/24")
@@ -134,6 +134,7 @@ def test_a_lost_process_ends_the_other_and_both_go_on(both, tmp_path, lost):
     chex.assert_trees_all_equal(final(tmp_path).state, final(both).state)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     processes = start_both(tmp_path, "--config.train.steps=100000")
     wait_for(processes[0], "step 4/")
@@ -144,6 +145,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     assert "is saved in" in out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_were(both, tmp_path):
     processes = start_both(tmp_path, "--config.train.steps=10")
     assert [code for code, _, _ in end(processes)] == [0, 0]

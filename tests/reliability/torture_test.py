@@ -9,7 +9,9 @@ from tests.reliability.torture import Torture
 NUM_KILLS = 4
 
 
-@pytest.mark.parametrize("engine", ["mesh", "pmap"])
+@pytest.mark.parametrize(
+    "engine", ["mesh", pytest.param("pmap", marks=pytest.mark.slow)]
+)
 def test_a_training_killed_at_random_moments_ends_as_an_untouched_one(tmp_path, engine):
     arguments = ["--config.train.steps=30", f"--config.parallel.engine={engine}"]
     torture = Torture("toy", tmp_path, seed=1, arguments=arguments)
