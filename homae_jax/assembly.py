@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from homae_jax import runtime, weights
+from homae_jax import config_flags, lifeline, runtime, weights
 from homae_jax.data import pipeline
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
@@ -97,17 +97,22 @@ def open_run(folder: str | Path, step: int | None = None) -> StoredRun:
 def config_from_json(text: str, origin: str) -> ml_collections.ConfigDict:
     """Reads what `config_to_json` wrote; `origin` names it in errors."""
     try:
-        return _stored_config(json.loads(text), origin)
-    except json.JSONDecodeError as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{origin}: the stored configuration is no JSON ({error})"
         ) from error
+    return _stored_config(values, origin)
 
 
 def _stored_config(values: Any, origin: str) -> ml_collections.ConfigDict:
     if not isinstance(values, dict) or "model" not in values:
         raise UserError(f"{origin}: holds no configuration of this project")
-    return ml_collections.ConfigDict(_with_tuples(values))
+    values = config_flags.completed(values, origin)
+    try:
+        return ml_collections.ConfigDict(_with_tuples(values))
+    except (AttributeError, ValueError, TypeError) as error:  # an impossible key
+        raise UserError(f"{origin}: the stored configuration: {error}") from error
 
 
 def _with_tuples(value: Any) -> Any:
@@ -163,7 +168,11 @@ def _make_world(root: Path, **settings: Any) -> None:
     command += [f"--{key}={value}" for key, value in settings.items()]
     package = str(Path(__file__).resolve().parents[1])
     search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": search}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": search,
+        lifeline.PARENT: str(os.getpid()),
+    }
     if subprocess.run(command, env=environment, check=False).returncode:
         raise UserError(
             f"{root}: the synthetic world could not be made (see above); "

@@ -9,6 +9,7 @@ Light to import: no JAX, so that --help and mistakes answer at once.
 
 import ast
 import difflib
+import functools
 import importlib.util
 import inspect
 import sys
@@ -24,6 +25,7 @@ from absl import app, flags
 from homae_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMON = ROOT / "configs" / "common.py"  # every key there is
 PREFIX = "--config."
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
@@ -179,6 +181,56 @@ def apply_overrides(
         value = _read(override, parent.get_type(name), parent[name])
         with parent.ignore_type():
             parent[name] = value
+
+
+def completed(values: dict[str, Any], origin: str) -> dict[str, Any]:
+    """A stored configuration, of the types of configs/common.py and with its new keys.
+
+    Where the package was installed without configs/, it stays as it is.
+
+    Raises:
+      UserError: a value of another type; `origin` names the file.
+    """
+    if not COMMON.is_file():
+        return values
+    return _complete(values, _common_keys(), "", origin)
+
+
+@functools.cache
+def _common_keys() -> dict[str, Any]:
+    return load_config(str(COMMON)).to_dict()
+
+
+def _complete(
+    values: dict[str, Any], known: dict[str, Any], prefix: str, origin: str
+) -> dict[str, Any]:
+    """One group of `completed`; keys that common.py does not know stay."""
+    for key, example in known.items():
+        path = f"{prefix}{key}"
+        value = values.get(key, example)
+        if isinstance(example, dict):
+            if key in values and not isinstance(value, dict):
+                raise UserError(f"{origin}: {path} is {value!r:.40}, expected a group")
+            values = values | {key: _complete(value, example, f"{path}.", origin)}
+        elif not _is_of_the_kind_of(example, value):
+            raise UserError(
+                f"{origin}: {path} is {value!r:.40}, expected like {example}"
+            )
+        else:
+            values = values | {key: value}
+    return values
+
+
+def _is_of_the_kind_of(example: Any, value: Any) -> bool:
+    """Whether JSON can have made the value of one like the example."""
+    if isinstance(example, tuple | list):
+        is_list = isinstance(value, tuple | list)
+        return is_list and all(isinstance(x, bool | int | float | str) for x in value)
+    if isinstance(example, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if example is None:
+        return value is None or isinstance(value, str)
+    return type(value) is type(example)
 
 
 def differences(

@@ -5,9 +5,9 @@ Examples:
   # the evaluation split of the data set it was trained for, newest checkpoint
   python -m homae_jax.evaluate --workdir=runs/ho3d
 
-  # another checkpoint; the data have moved
+  # another checkpoint; the data have moved; scores elsewhere
   python -m homae_jax.evaluate --workdir=runs/ho3d --restore_step=50000 \\
-      --config.data.root=/data/HO3D_v2
+      --config.data.root=/data/HO3D_v2 --out=runs/ho3d_50000
 
   # what was exported for others to use
   python -m homae_jax.evaluate --workdir=exports/homae_ho3d
@@ -15,7 +15,8 @@ Examples:
 The configuration comes out of the checkpoint; any key of it can be overridden as
 above. Written into the workdir: eval/<dataset>_<split>.json, and figures/*.png:
 predictions beside the truth (HOMAE Fig. 4, 5), reconstructions (Fig. 3), slices of the
-signed distance, training curves.
+signed distance, training curves. Scores that are there already, as after training,
+are kept unless --overwrite is given.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ _RESTORE_STEP = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string(
     "out", None, "Folder for eval/ and figures/; default: the workdir."
 )
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace the scores of an earlier evaluation in --out."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,6 +51,13 @@ def main(argv: Sequence[str]) -> int:
 
     run = assembly.open_run(_WORKDIR.value, _RESTORE_STEP.value)
     config_flags.apply_overrides(run.config, config_flags.overrides())
+    folder = _OUT.value or run.folder
+    split = _SPLIT.value or run.config.data.eval_split
+    path = scoring.result_file(run.config, folder, split)
+    if path.exists() and not _OVERWRITE.value:
+        raise UserError(
+            f"{path}: holds scores already; add --overwrite, or choose another --out"
+        )
     print(runtime.check_device("any", allow_cpu=True), flush=True)
     print(f"step {run.step} of {run.folder}", flush=True)
     assembly.prepare_data(run.config)
@@ -56,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
         run.config,
         assembly.load_params(run.folder, wanted, run.step),
         parts=parts,
-        workdir=_OUT.value or run.folder,
-        split=_SPLIT.value or run.config.data.eval_split,
+        workdir=folder,
+        split=split,
         step=run.step,
     )
     return 0

@@ -41,6 +41,13 @@ CURVES = {
 }
 
 
+def result_file(
+    config: ml_collections.ConfigDict, workdir: str | Path, split: str
+) -> Path:
+    """Where `evaluate_state` writes its numbers."""
+    return Path(workdir) / "eval" / f"{config.data.dataset}_{split}.json"
+
+
 def evaluate_state(
     config: ml_collections.ConfigDict,
     params: Any,
@@ -82,8 +89,9 @@ def evaluate_state(
         "num_samples": runner.num_probed,
         "near_sigma_mm": 1e3 * config.targets.near_sigma,
     }
-    name = f"{config.data.dataset}_{split}"
-    report.write_result(result, workdir / "eval" / f"{name}.json")
+    path = result_file(config, workdir, split)
+    report.write_result(result, path)
+    name = path.stem
     pictures = draw_figures(runner.shown, title=name, source=source, parts=parts)
     for kind, picture in pictures.items():
         figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)

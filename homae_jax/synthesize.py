@@ -43,6 +43,7 @@ import numpy as np
 from absl import app, flags
 
 import homae_jax
+from homae_jax import lifeline
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
@@ -191,7 +192,7 @@ def _is_complete(root: Path, settings: dict[str, Any], *, is_prepared: bool) -> 
     """
     record = root / "synthetic.json"
     if record.is_file():
-        found = json.loads(record.read_text())
+        found = _read_record(record)
         is_begun = found["is_complete"] or is_prepared
         for key, value in settings.items() if is_begun else ():
             if found["settings"].get(key) != value:
@@ -210,6 +211,19 @@ def _is_complete(root: Path, settings: dict[str, Any], *, is_prepared: bool) -> 
     root.mkdir(parents=True, exist_ok=True)
     _write_record(root, settings, is_complete=False)
     return False
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+        is_known = isinstance(found["is_complete"], bool)
+        if isinstance(found["settings"], dict) and is_known:
+            return found
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: damaged; remove the folder or choose another"
+        ) from error
+    raise UserError(f"{path}: no record of a world; choose another --out")
 
 
 def _write_record(root: Path, settings: dict[str, Any], **facts: Any) -> None:
@@ -398,6 +412,7 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs `synthesize` with the flags."""
+    lifeline.end_with_starter()
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         if len(argv) > 1:

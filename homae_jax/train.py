@@ -19,7 +19,7 @@ finish the step, save, exit; a second time: exit at once.
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,10 +169,11 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
     from homae_jax import assembly
     from homae_jax.training import parallel
 
-    if jax.process_index() == 0:
+    if _is_first():
         assembly.prepare_data(config)
     parallel.wait_for_all("data")
-    assembly.prepare_data(config)  # made by the first, found by the others
+    if not _is_first():
+        assembly.prepare_data(config)  # made by the first, found by the others
     parts = assembly.build_parts(config)
     source = assembly.build_source(config, config.data.train_split)
     length = run_length(config, len(assembly.train_frames(config, len(source))))
@@ -296,7 +297,7 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     writer = MetricWriter(
         own_folder(run.workdir), first_step=first, num_steps=num_steps
     )
-    previewer = None
+    previewer, rare = None, (options.figures_every, options.eval_every)
     saver = Saver(run)
     state = engine.put_state(state)
     is_last = step >= num_steps
@@ -307,7 +308,11 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     def save_at_once() -> str:
         return saver.save_at_once(engine.get_state(state))
 
-    with contextlib.closing(writer), contextlib.closing(saver), _together():
+    with (
+        contextlib.closing(writer),
+        contextlib.closing(saver),
+        parallel.naming_the_lost(),
+    ):
         while not is_last:
             with meter.waiting():
                 batch = _next_batch(run.batches, step, save_at_once)
@@ -332,6 +337,8 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                 if _is_due(step, options.eval_every) and not is_last:
                     result = evaluate(run, engine.get_state(state))
                     writer.record(step, _scores(result))
+                if any(_is_due(step, n) for n in rare):
+                    parallel.wait_for_all(f"step {step}")
         log(meter.flush(), writer, run, save=save_at_once)
     return engine.get_state(state)
 
@@ -391,26 +398,30 @@ class Saver:
         """
         if self._writer is None:
             return
-        run = self._run
-        content = {"data": _position(run), "config": run.config.to_dict()}
         try:
             self._writer.wait()
         except UserError as error:
-            if run.config.train.on_failed_save == "stop":
+            if self._run.config.train.on_failed_save == "stop":
                 raise
             _say(f"warning: {error}")
-        self._writer.save(int(state.step), state, **content)
+        self._start(state)
 
     def save_at_once(self, state: Any) -> str:
         """Saves to the end; says what came of it. For a run that has to stop."""
         if self._writer is None:
             return "saved by the first process"
+        with contextlib.suppress(UserError):  # of the save before; this one may do
+            self._writer.wait()
         try:
-            self.save(state)
+            self._start(state)
             self._writer.wait()
         except UserError as error:
             return f"not saved ({error})"
         return f"step {int(state.step)} is saved"
+
+    def _start(self, state: Any) -> None:
+        content = {"data": _position(self._run), "config": self._run.config.to_dict()}
+        self._writer.save(int(state.step), state, **content)
 
     def close(self) -> None:
         """Waits for the last checkpoint.
@@ -443,9 +454,9 @@ def _set_position(run: Run, stored: dict[str, Any]) -> None:
         run.batches.set_state(state)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
-            f"{run.workdir}: the place in the data is of another data.workers, or of "
-            "other processes with some; go on with the same, or --config.train."
-            "init_from this run in a new --workdir"
+            f"{run.workdir}: its place in the data is of another data.workers; go on "
+            f"with as many, or in a new --workdir with --config.train.init_from="
+            f"{run.workdir}"
         ) from error
 
 
@@ -455,23 +466,6 @@ def _next_batch(batches: Any, step: int, save: Callable[[], str]) -> Any:
         return next(batches)
     except (UserError, OSError) as error:
         raise UserError(f"after step {step}: {error}; {save()}") from error
-
-
-@contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """With several processes, an error of the device means that one is gone."""
-    import jax
-
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"process {jax.process_index()} lost another one ({reason:.200}); start "
-            "all again to go on from the last checkpoint"
-        ) from error
 
 
 def _is_first() -> bool:

@@ -33,7 +33,8 @@ PARAMETERS = "parameters.safetensors"
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint"
-MAX_LISTED = 8  # parameters named in one error
+MAX_LISTED, MAX_MESSAGE = 8, 200  # parameters, and letters of a reason, in one error
+MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 class Export(NamedTuple):
@@ -63,21 +64,28 @@ def write_export(
       UserError: the folder exists (without `overwrite`), or holds something else.
     """
     target = Path(directory).absolute()
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: is a file; choose another --out")
     if target.exists() and any(target.iterdir()):
         if not is_export(target):
             raise UserError(f"{target}: exists and is no export; choose another --out")
         if not overwrite:
             raise UserError(f"{target}: holds an export; add --overwrite to replace it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.mkdir()
+    part, old = (
+        target.with_name(f".{target.name}.{os.getpid()}.{end}")
+        for end in ("part", "old")
+    )
     try:
+        part.mkdir(parents=True)
         _write_files(part, params, config_json=config_json, step=step)
         if target.exists():
-            shutil.rmtree(target)
+            os.replace(target, old)
         os.replace(part, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -122,19 +130,27 @@ def load_export(directory: str | Path, wanted: Any | None = None) -> Export:
     manifest = _read_manifest(folder)
     for name, expected in manifest["files"].items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{folder / MANIFEST}: names {name!r:.80}, outside of it")
         if not path.is_file():
             raise UserError(f"{path}: missing from the export; copy it again")
-        if _sha256(path) != expected["sha256"]:
+        if _sha256(path) != expected:
             raise UserError(
                 f"{path}: differs from its hash in {MANIFEST}; copy or export it again"
             )
-    flat = safetensors.load_file(folder / PARAMETERS)
+    try:
+        flat = safetensors.load_file(folder / PARAMETERS)
+        nested = traverse_util.unflatten_dict(flat, sep="/")
+        config_json = (folder / CONFIG).read_text(encoding="utf-8")
+    except Exception as error:  # a strange file may fail anywhere in the reader
+        reason = (str(error).splitlines() or [repr(error)])[0][:MAX_MESSAGE]
+        raise UserError(f"{folder}: cannot be read ({reason}); export again") from error
     if wanted is not None:
         _check_shapes(folder, flat, traverse_util.flatten_dict(wanted, sep="/"))
     return Export(
-        params=traverse_util.unflatten_dict(flat, sep="/"),
-        config_json=(folder / CONFIG).read_text(),
-        step=int(manifest["step"]),
+        params=nested,
+        config_json=config_json,
+        step=manifest["step"],
     )
 
 
@@ -155,23 +171,31 @@ def _check_shapes(
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Step and files, the latter with their hashes alone."""
     if not is_export(folder):
         raise UserError(f"{folder}: no {MANIFEST} here; not a folder made by export")
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        known = manifest["format"] == FORMAT and {PARAMETERS, CONFIG} <= set(
-            manifest["files"]
-        )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); export again") from error
-    if not known:
+        with path.open("rb") as file:
+            manifest = json.loads(file.read(MAX_MANIFEST_BYTES))
+        known = manifest["format"] == FORMAT
+        version = manifest["version"]
+        files = {name: str(kept["sha256"]) for name, kept in manifest["files"].items()}
+        step = int(manifest["step"])
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [repr(error)])[0][:MAX_MESSAGE]
+        raise UserError(f"{path}: cannot be read ({reason}); export again") from error
+    if not known or not {PARAMETERS, CONFIG} <= set(files):
         raise UserError(f"{path}: not the manifest of an export")
-    if manifest["version"] != VERSION:
+    if version != VERSION:
         raise UserError(
-            f"{path}: version {manifest['version']}, this program reads {VERSION}"
+            f"{path}: version {version!r:.40}, this program reads {VERSION}"
         )
-    return manifest
+    if any("\0" in name for name in files):
+        raise UserError(f"{path}: names a file that cannot be")
+    return {"files": files, "step": step}
 
 
 def _sha256(path: Path) -> str:

@@ -5,11 +5,13 @@ what one device would, dropout and masks included; under "pmap" each device draw
 own, and losses are means of the devices' means.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -17,6 +19,7 @@ from homae_jax.errors import UserError
 from homae_jax.training.state import TrainState
 
 AXIS = "data"
+MAX_WAIT_MS = 24 * 3600 * 1000  # for the process that evaluates
 STEPS_BETWEEN_ASKING = 8  # the other processes whether to stop
 
 
@@ -64,9 +67,31 @@ def check_same_everywhere(what: str, value: int) -> None:
 
 
 def wait_for_all(place: str) -> None:
-    """Returns when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(place)
+    """Returns when every process has come to a place of that name.
+
+    Not by the devices, whose collectives do not wait for a long evaluation.
+
+    Raises:
+      UserError: one of them is gone.
+    """
+    with naming_the_lost():
+        wait = ocp.multihost.get_barrier_sync_fn()
+        wait(key=place, timeout_ms=MAX_WAIT_MS)
+
+
+@contextlib.contextmanager
+def naming_the_lost() -> Iterator[None]:
+    """With several processes, an error of the device means that one is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"process {jax.process_index()} lost another one ({reason:.200}); start "
+            "all again to go on from the last checkpoint"
+        ) from error
 
 
 def check_batch_size(batch_size: int, accumulate: int, num_devices: int) -> None:

@@ -5,7 +5,8 @@ homae_jax.train FLAGS` with an encoder of a few thousand parameters to choose fr
 without the evaluation at the end, which no promise of this folder is about.
 """
 
-from pathlib import Path
+import os
+import time
 from typing import Any
 
 import ml_collections
@@ -14,7 +15,7 @@ from configs import synthetic
 from homae_jax import config_flags, train
 from tests import toy
 
-CONFIG = Path(__file__)
+PAUSE = "TINY_PAUSE"  # variable: seconds between two steps
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -48,6 +49,14 @@ def evaluate(run: train.Run, state: Any) -> dict[str, Any]:
     return {}
 
 
+def next_batch_after_a_pause(*arguments: Any) -> Any:
+    """Leaves the machine to others between two steps, for as long as told."""
+    time.sleep(float(os.environ.get(PAUSE, "0")))
+    return _next_batch(*arguments)
+
+
 if __name__ == "__main__":
+    _next_batch = train._next_batch
+    train._next_batch = next_batch_after_a_pause
     train.evaluate = evaluate
     config_flags.run(train.main)

@@ -10,6 +10,7 @@ it steps, and within a save. Between two kills every checkpoint there must be wh
 """
 
 import argparse
+import atexit
 import collections
 import contextlib
 import hashlib
@@ -65,6 +66,7 @@ class Child:
 
     def __init__(self, command: list[str]):
         self.started = time.monotonic()
+        atexit.register(self._kill)
         self.process = subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
@@ -107,7 +109,13 @@ class Child:
         code = self.process.wait(TIMEOUT)
         for reader in self._readers:
             reader.join(10)
+        atexit.unregister(self._kill)
         return code
+
+    def _kill(self) -> None:
+        """For the end of this program in the middle."""
+        if self.process.poll() is None:
+            self.process.kill()
 
 
 class Torture:
@@ -266,6 +274,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("mesh", "pmap"), default="mesh")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory(prefix="torture_") as folder:
         torture = Torture(

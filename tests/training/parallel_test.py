@@ -127,3 +127,20 @@ def test_check_batch_size_lets_equal_shares_pass():
 def test_make_engine_names_the_choices():
     with pytest.raises(UserError, match='"mesh" or "pmap"'):
         parallel.make_engine("shard_map", make_step()[0])
+
+
+def test_check_processes_wants_the_same_number_of_devices_everywhere(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    parallel.check_processes()
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(UserError, match="process 0 has 2 devices, all 2 processes"):
+        parallel.check_processes()
+
+
+def test_alone_a_process_asks_and_waits_for_nobody():
+    assert parallel.is_wanted_by_any(True, step=3)
+    assert not parallel.is_wanted_by_any(False, step=8)
+    parallel.wait_for_all("here")
+    parallel.check_same_everywhere("a number", 3)

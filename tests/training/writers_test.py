@@ -3,8 +3,11 @@
 import json
 
 import numpy as np
+import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from homae_jax.errors import UserError
 from homae_jax.training.writers import MetricWriter
 
 VALUES = {
@@ -73,3 +76,37 @@ def test_images_reach_tensorboard(tmp_path):
     step, image = found["reconstruction"]
     assert (step, image.image.height, image.image.width) == (7, 4, 6)
     assert found["loss"][1].simple_value == 2.0
+
+
+def test_a_full_disk_costs_lines_and_one_warning_each(tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    writer = make_writer(tmp_path)
+    monkeypatch.setattr(EventsWriter, "write_event", fail)
+    for step in range(100):  # more than any queue holds
+        writer.scalars(step, VALUES)
+        writer.images(step, {"a": np.zeros((4, 6, 3), np.uint8)})
+    writer.close()
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert all("cannot be written (No space left on device)" in w for w in warnings)
+
+
+def test_lines_come_back_when_there_is_room_again(tmp_path, monkeypatch):
+    writer = make_writer(tmp_path)
+    writer.record(1, {"loss": 1.0})
+    good = writer._file
+    writer._file = open("/dev/full", "a")  # noqa: SIM115
+    writer.record(2, {"loss": 2.0})
+    writer._file = good
+    writer.record(3, {"loss": 3.0})
+    writer.close()
+    assert [row["step"] for row in read_lines(tmp_path)] == [1, 3]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(UserError, match="tensorboard: cannot be written"):
+        make_writer(tmp_path)

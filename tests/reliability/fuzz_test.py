@@ -1,0 +1,85 @@
+"""A short fuzz of every reader; `bash launch/fuzz.sh` is the long one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homae_jax.data.pictures import read_picture
+from homae_jax.errors import UserError
+from tests.reliability import parsers
+from tests.reliability.fuzz import Guard
+from tests.reliability.parsers import PARSERS
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_INPUTS = {"mano_pkl": 100, "mano_npz": 60, "weights_npz": 100, "checkpoint": 80}
+MANY = 300
+
+
+def run(names: list[str], num: int, folder: Path) -> str:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tests.reliability.fuzz", f"--inputs={num}",
+            f"--parsers={','.join(names)}", "--together",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_quick_readers_refuse_or_read_a_few_hundred_inputs(tmp_path):
+    names = [name for name in PARSERS if name not in NUM_INPUTS]
+    out = run(names, MANY, tmp_path)
+    counts = re.findall(rf"^(\w+) +{MANY} inputs: (\d+) read, (\d+) refused", out, re.M)
+    assert [name for name, *_ in counts] == names
+    assert all(int(n_read) + int(n_refused) == MANY for _, n_read, n_refused in counts)
+
+
+@pytest.mark.parametrize("name", NUM_INPUTS)
+def test_slow_readers_refuse_or_read_some_inputs(tmp_path, name):
+    assert " 0 failures" in run([name], NUM_INPUTS[name], tmp_path)
+
+
+def test_guard_sees_what_a_reader_must_not_do(tmp_path):
+    guard = Guard(tmp_path)
+    guard.is_on = True
+    (tmp_path / "inside").write_text("")
+    assert guard.events == []
+    outside = tmp_path.parent / f"{tmp_path.name}_outside.txt"
+    with (tmp_path / "inside").open() as file:
+        file.read()
+    os.system("true")
+    os.rename(tmp_path / "inside", outside)
+    guard.is_on = False
+    assert [event.partition("(")[0] for event in guard.events] == [
+        "os.system",
+        "os.rename",
+    ]
+
+
+@pytest.mark.parametrize("name", parsers.hostile_pictures())
+def test_read_picture_makes_no_room_for_what_a_header_says(tmp_path, name):
+    path = tmp_path / "0001.png"
+    path.write_bytes(parsers.hostile_pictures()[name])
+    try:
+        picture = read_picture(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert picture.size < 2**24
+
+
+def test_read_picture_reads_every_good_seed(tmp_path):
+    path = tmp_path / "0001.png"
+    for content in PARSERS["pictures"].seeds():
+        path.write_bytes(content)
+        picture = read_picture(path)
+        assert picture.dtype == np.uint8 and picture.shape[:2] in ((24, 32), (72, 96))

@@ -1,0 +1,159 @@
+"""Trains for a long time and watches memory, file handles, threads and processes.
+
+    python -m tests.reliability.soak --minutes=120 --out=docs/pictures
+
+Writes `soak.csv` and the plot `soak.png`. What is kept of a run per step, however
+little, is seen as a slope: the second half must not be above the first by more than
+`MAX_GROWTH`. The first `WARM_SHARE` of the time, in which programs are compiled and
+caches filled, does not count.
+"""
+
+import argparse
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from homae_jax.viz import curves, figures
+from tests.reliability.tiny_training import PAUSE
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE_SECONDS = 10
+WARM_SHARE = 0.1
+MAX_GROWTH = 0.02
+
+
+class Sample(NamedTuple):
+    """The training at a moment."""
+
+    minutes: float
+    step: int
+    memory_mib: float  # resident
+    handles: int
+    threads: int
+    children: int
+
+
+def watch(process: subprocess.Popen, workdir: Path, minutes: float) -> list[Sample]:
+    """Samples until the time is over; the first when the first step is done."""
+    samples: list[Sample] = []
+    started = time.monotonic()
+    while process.poll() is None:
+        passed = (time.monotonic() - started) / 60
+        if passed > minutes:
+            break
+        step = last_step(workdir)
+        if step:
+            samples.append(_sample(process.pid, passed, step))
+        time.sleep(SAMPLE_SECONDS)
+    return samples
+
+
+def last_step(workdir: Path) -> int:
+    """The step of the newest line of the log, 0 without one."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    try:
+        return json.loads(lines[-1])["step"] if lines else 0
+    except ValueError:  # half a line
+        return 0
+
+
+def _sample(pid: int, minutes: float, step: int) -> Sample:
+    status = dict(
+        line.split(":", 1)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    tasks = Path(f"/proc/{pid}/task")
+    children = sum(
+        len((task / "children").read_text().split()) for task in tasks.iterdir()
+    )
+    return Sample(
+        minutes=round(minutes, 3),
+        step=step,
+        memory_mib=round(int(status["VmRSS"].split()[0]) / 1024, 1),
+        handles=len(os.listdir(f"/proc/{pid}/fd")),
+        threads=int(status["Threads"]),
+        children=children,
+    )
+
+
+def growth(samples: list[Sample], name: str) -> float:
+    """Share by which the second half's median is above the first half's."""
+    values = np.array([getattr(sample, name) for sample in samples], float)
+    values = values[int(WARM_SHARE * len(values)) :]
+    first, second = np.array_split(values, 2)
+    return float(np.median(second) / max(np.median(first), 1) - 1)
+
+
+def write(samples: list[Sample], folder: Path) -> None:
+    """The table and the plot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "soak.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Sample._fields)
+        writer.writerows(samples)
+    x = np.array([sample.minutes for sample in samples])
+    panels = []
+    for title, names in (
+        ("memory, MiB", ("memory_mib",)),
+        ("file handles, threads", ("handles", "threads")),
+    ):
+        lines = [
+            curves.Curve(name, x, np.array([getattr(s, name) for s in samples], float))
+            for name in names
+        ]
+        panels.append(curves.plot(lines, title=title, x_label="minutes"))
+    figures.write_png(folder / "soak.png", np.concatenate(panels, axis=1))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="launch/soak.sh", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds after a step")
+    parser.add_argument("--out", default="docs/pictures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak_") as folder:
+        workdir = Path(folder) / "run"
+        log = (Path(folder) / "log").open("w")
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "tests.reliability.tiny_training",
+                "--config=tests/reliability/tiny_training.py", f"--workdir={workdir}",
+                f"--config.data.root={folder}/world", "--config.train.steps=100000000",
+                "--config.train.checkpoint_every=50",
+            ],
+            cwd=ROOT,
+            env=os.environ | {PAUSE: str(options.pause)},
+            stdout=log,
+            stderr=log,
+        )  # fmt: skip
+        samples = watch(process, workdir, options.minutes)
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(600)
+        if not samples or status:
+            print(Path(log.name).read_text())
+            return 1
+    write(samples, Path(options.out))
+    last = samples[-1]
+    grown = {n: growth(samples, n) for n in ("memory_mib", "handles", "threads")}
+    print(
+        f"{last.minutes:.0f} minutes, {last.step} steps: "
+        + ", ".join(
+            f"{name} {getattr(last, name)} ({100 * share:+.2f} %)"
+            for name, share in grown.items()
+        )
+    )
+    return int(max(grown.values()) > MAX_GROWTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
