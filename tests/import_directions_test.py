@@ -17,6 +17,13 @@ ENTRY_POINTS = {
     "weights",
     "config_flags",
     "runtime",
+    "predict",
+    "predictor",
+    "prediction_files",
+    "bundle",
+    "report",
+    "doctor",
+    "diagnosis",
 }
 EVERYWHERE = {"errors", "lifeline", "progress"}
 ALLOWED = {

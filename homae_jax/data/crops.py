@@ -20,6 +20,7 @@ from homae_jax.errors import UserError
 from homae_jax.geometry import camera
 from homae_jax.schema import BACKGROUND, HAND, OBJECT, Scene
 
+WHOLE_SHARE = 0.3  # of training scenes that are the whole picture
 MIN_CROP_SIDE_PX = 16.0  # of the picture; a smaller box holds nothing to look at
 CROPS = ("hand_object", "object")
 OBJECT_CENTERS = ("const", "wrist")
@@ -143,13 +144,19 @@ def scene_view(
     crop: View, width: int, height: int, rng: np.random.Generator | None
 ) -> View:
     """The whole picture as a square, or at random one between that and the crop."""
-    whole = np.array([width - 1.0, height - 1.0]) / 2
-    share = 0.0 if rng is None or rng.random() < 0.3 else rng.uniform(0.0, 1.0)
-    side = np.exp(
-        (1 - share) * np.log(max(width, height)) + share * np.log(crop.side_px)
-    )
-    center = (1 - share) * whole + share * crop.center_px
+    whole = whole_view(width, height)._replace(angle=crop.angle)
+    if rng is None or rng.random() < WHOLE_SHARE:
+        return whole
+    share = rng.uniform(0.0, 1.0)
+    side = whole.side_px ** (1 - share) * crop.side_px**share
+    center = (1 - share) * whole.center_px + share * crop.center_px
     return View(center, float(side), crop.angle)
+
+
+def whole_view(width: int, height: int) -> View:
+    """The whole picture, padded to a square."""
+    middle = np.array([width - 1.0, height - 1.0]) / 2
+    return View(middle, float(max(width, height)), 0.0)
 
 
 def _scene(

@@ -1,0 +1,141 @@
+"""A person's own pictures: reading them, and the camera that took them.
+
+Pixels: the centre of the top-left pixel is (0, 0). Intrinsics are pinhole matrices of
+the whole picture. Where nobody gives them they are guessed, and the guess says so:
+absolute depth is only as good as the focal length.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import ExifTags, Image, ImageOps
+
+from homae_jax.errors import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+ASSUMED_FOV_DEG = 60.0  # along the longer side: between a phone and a webcam
+FILM_DIAGONAL_MM = 43.27  # of 36 x 24 mm, what "35 mm equivalent" refers to
+MAX_PIXELS = 100_000_000
+MIN_SIDE_PX = 16
+_IFD = ExifTags.IFD.Exif
+
+
+class Photo(NamedTuple):
+    """A picture as it is meant to be looked at (EXIF orientation applied)."""
+
+    image: UInt8[np.ndarray, "h w 3"]  # RGB
+    focal_35mm: float | None  # EXIF focal length, 35 mm equivalent
+
+
+class Camera(NamedTuple):
+    """Intrinsics of a picture, and where they come from."""
+
+    intrinsics: Float[np.ndarray, "3 3"]
+    source: str  # "given" | "fov" | "exif" | "assumed"
+    is_metric: bool  # False: the focal length is a guess, and so is every depth
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Reads a picture as RGB, turned upright.
+
+    Raises:
+      UserError: no picture, damaged, or unreasonably large or small.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise UserError(f"{path}: {file.width} x {file.height} px is too large")
+            focal = _exif_focal(file)
+            image = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except UserError:
+        raise
+    except Exception as error:  # PIL fails in many ways on damaged files
+        raise UserError(
+            f"{path}: not a readable picture ({type(error).__name__})"
+        ) from error
+    if min(image.shape[:2]) < MIN_SIDE_PX:
+        raise UserError(f"{path}: smaller than {MIN_SIDE_PX} px")
+    return Photo(image, focal)
+
+
+def _exif_focal(file: Image.Image) -> float | None:
+    """EXIF's 35 mm equivalent focal length, None where it is absent or nonsense."""
+    value = file.getexif().get_ifd(_IFD).get(ExifTags.Base.FocalLengthIn35mmFilm)
+    try:
+        focal = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return focal if 5.0 < focal < 2000.0 else None
+
+
+def choose_camera(
+    width: int,
+    height: int,
+    *,
+    intrinsics: Float[np.ndarray, "3 3"] | None = None,
+    fov_deg: float | None = None,
+    focal_35mm: float | None = None,
+) -> Camera:
+    """The best that is known: K, else a field of view, else EXIF, else an assumption.
+
+    Only a K that was given counts as metric.
+
+    Args:
+      fov_deg: along the longer side.
+      focal_35mm: 35 mm equivalent, by the diagonal.
+
+    Raises:
+      UserError: K is no pinhole matrix, or the angle is out of (1, 179).
+    """
+    if intrinsics is not None:
+        return Camera(_checked(np.asarray(intrinsics, np.float64)), "given", True)
+    if fov_deg is not None:
+        if not 1.0 < fov_deg < 179.0:
+            raise UserError(f"fov={fov_deg:g}: give an angle between 1 and 179 degrees")
+        return Camera(_from_fov(width, height, fov_deg), "fov", False)
+    if focal_35mm is not None:
+        focal = focal_35mm / FILM_DIAGONAL_MM * float(np.hypot(width, height))
+        return Camera(_pinhole(width, height, focal), "exif", False)
+    return Camera(_from_fov(width, height, ASSUMED_FOV_DEG), "assumed", False)
+
+
+def _from_fov(width: int, height: int, fov_deg: float) -> Float[np.ndarray, "3 3"]:
+    focal = max(width, height) / 2 / np.tan(np.radians(fov_deg) / 2)
+    return _pinhole(width, height, float(focal))
+
+
+def _pinhole(width: int, height: int, focal: float) -> Float[np.ndarray, "3 3"]:
+    return np.array(
+        [[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]]
+    )
+
+
+def _checked(intrinsics: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    is_pinhole = (
+        intrinsics.shape == (3, 3)
+        and np.isfinite(intrinsics).all()
+        and np.allclose(intrinsics[2], [0.0, 0.0, 1.0])
+        and intrinsics[0, 0] > 0
+        and intrinsics[1, 1] > 0
+    )
+    if not is_pinhole:
+        raise UserError(
+            "K: give fx,fy,cx,cy (pixels) or a 3x3 matrix whose last row is 0,0,1"
+        )
+    return intrinsics
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """The pictures of a folder, by name.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = Path(folder)
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    if not found:
+        raise UserError(f"{folder}: holds no picture ({', '.join(PICTURES)})")
+    return found

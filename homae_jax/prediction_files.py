@@ -1,0 +1,525 @@
+"""What `predict` reads and writes: pictures, side notes, results, pages, videos.
+
+Part of the entry point predict. JSON keeps the names and frames of
+`predictor.Prediction`: ``_cam`` is the OpenCV camera frame in metres, ``_px`` are
+pixels of the picture.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import trimesh
+from scipy.spatial.transform import Rotation
+
+from homae_jax.data import photos
+from homae_jax.errors import UserError
+from homae_jax.geometry import smoothing
+from homae_jax.predictor import ObjectShape, Prediction, Predictor
+from homae_jax.progress import progress_bar
+from homae_jax.viz import figures, gallery, mesh_export, prediction_views
+
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+MESHES = (".obj", ".ply", ".glb", ".stl", ".off")
+NOTES = ("K", "fov", "hand_box", "object_box", "root", "object", "left", "joints_cam")
+RESULT, PAGE, LINES, CLIP = (
+    "prediction.json",
+    "index.html",
+    "predictions.jsonl",
+    "overlay.webm",
+)
+MAX_MESH_BYTES = 256 * 2**20
+MAX_NOTE_BYTES = 2**20
+CODEC = "VP90"  # plays in browsers, and OpenCV's wheels can write it
+FORMAT = "homae_jax prediction"
+JSON_FIELDS = (  # of Prediction, in the order of the file
+    "is_metric",
+    "camera_source",
+    "predicted_inputs",
+    "is_left",
+    "picture_intrinsics",
+    "joints_cam",
+    "wrist_cam",
+    "hand_pose_aa",
+    "hand_betas",
+    "cam_T_obj",
+    "object_scores",
+    "hand_box_px",
+    "object_box_px",
+    "crop_affine",
+    "crop_intrinsics",
+    "vertices_cam",
+    "hand_points_cam",
+    "hand_points_sdf",
+    "object_points_cam",
+    "object_points_sdf",
+)
+LINE_FIELDS = JSON_FIELDS[:13]  # of a video's frame: without meshes and points
+
+
+class Answered(NamedTuple):
+    """A picture's result and what is said of it."""
+
+    name: str
+    result: Prediction
+    shares: prediction_views.Shares
+    error_mm: float | None  # mean joint error, wrist-aligned; None without a truth
+    views: Mapping[str, np.ndarray]
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Refuses to write over earlier results, or into a file."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out wants a folder")
+    taken = [name for name in (RESULT, PAGE, LINES) if (out / name).exists()]
+    if taken and not overwrite:
+        raise UserError(f"{out / taken[0]}: exists; add --overwrite to replace it")
+
+
+def is_video(path: Path) -> bool:
+    """By its ending."""
+    return path.suffix.lower() in VIDEOS
+
+
+def predict_picture(
+    predict: Predictor,
+    path: Path,
+    out: Path,
+    given: Mapping[str, Any],
+    *,
+    skeleton: bool,
+    details: bool,
+) -> Answered:
+    """Answers one picture, writes everything about it and says it in a few lines."""
+    answered = _answer_file(predict, path, given, skeleton=skeleton, details=details)
+    write_answer(answered, out)
+    print(describe(answered))
+    print(f"-> {out}")
+    return answered
+
+
+def predict_folder(
+    predict: Predictor,
+    folder: Path,
+    out: Path,
+    given: Mapping[str, Any],
+    *,
+    skeleton: bool,
+    details: bool,
+) -> None:
+    """Answers every picture of a folder; those that fail are named and left out."""
+    paths = photos.list_pictures(folder)
+    entries, failed = [], []
+    for path in progress_bar(paths, total=len(paths), desc="pictures"):
+        try:
+            answered = _answer_file(
+                predict, path, given, skeleton=skeleton, details=details
+            )
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        write_answer(answered, out / path.stem)
+        entries.append(_entry(answered, path.stem))
+    for error in failed:
+        print(f"left out: {error}")
+    if not entries:
+        raise UserError(f"{folder}: no picture could be answered (see above)")
+    gallery.write_gallery(out / PAGE, entries, title=folder.resolve().name)
+    print(f"{len(entries)} of {len(paths)} pictures -> {out / PAGE}")
+
+
+def _answer_file(
+    predict: Predictor,
+    path: Path,
+    given: Mapping[str, Any],
+    *,
+    skeleton: bool,
+    details: bool,
+) -> Answered:
+    photo = photos.read_photo(path)
+    notes = read_notes(path.with_suffix(".json")) | dict(given)
+    result = predict(photo.image, **to_keywords(notes), focal_35mm=photo.focal_35mm)
+    scene = scene_of(result)
+    masks = {"hand": result.hand_mask, "object": result.object_mask}
+    side = result.crop.shape[0]
+    return Answered(
+        path.name,
+        result,
+        prediction_views.measure(scene, result.crop_intrinsics, side, masks),
+        _error_mm(result, notes.get("joints_cam")),
+        _draw(predict, photo.image, result, scene, skeleton, details),
+    )
+
+
+def scene_of(result: Prediction) -> prediction_views.Posed:
+    """A result's meshes, to draw."""
+    shape = result.object_shape
+    return prediction_views.posed(
+        result.vertices_cam,
+        result.hand_faces,
+        result.joints_cam,
+        result.object_vertices_cam,
+        None if shape is None else shape.faces,
+    )
+
+
+def _draw(
+    predict: Predictor,
+    image: np.ndarray,
+    result: Prediction,
+    scene: prediction_views.Posed,
+    skeleton: bool,
+    details: bool,
+) -> dict[str, np.ndarray]:
+    picture, intrinsics = prediction_views.fit_picture(image, result.picture_intrinsics)
+    views = {
+        "input": np.asarray(result.network_input.image[0]),
+        "overlay": prediction_views.draw_overlay(
+            picture, scene, intrinsics, skeleton=skeleton
+        ),
+        "front": prediction_views.draw_view(scene, 0.0),
+        "side": prediction_views.draw_view(scene, 90.0),
+    }
+    if not details:
+        return views
+    seen = predict.inspect(result)
+    if seen.reconstruction is not None:
+        views |= {"masked": seen.masked, "reconstruction": seen.reconstruction}
+    slices = {f"SDF of the {part}": values for part, values in seen.sdf.items()}
+    return views | {
+        name: prediction_views.draw_slice(values) for name, values in slices.items()
+    }
+
+
+def _files_of(views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Pictures by file name; triples (HOMAE Fig. 3) and slices side by side."""
+    files = {name: views[name] for name in ("overlay", "front", "side")}
+    triple = ("input", "masked", "reconstruction")
+    if set(triple) <= set(views):
+        files["reconstruction"] = prediction_views.draw_strip(
+            {name: views[name] for name in triple}
+        )
+    slices = {name: view for name, view in views.items() if name.startswith("SDF")}
+    if slices:
+        files["sdf"] = prediction_views.draw_strip(slices)
+    return files
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What photo.json says of photo.jpg; {} if there is none.
+
+    Raises:
+      UserError: no JSON object, or a key that means nothing.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            notes = json.loads(file.read(MAX_NOTE_BYTES))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(notes, dict):
+        raise UserError(f"{path}: wants an object with keys such as {', '.join(NOTES)}")
+    for key in notes:
+        if key not in NOTES:
+            raise UserError(f"{path}: no such key {key!r}; known: {', '.join(NOTES)}")
+    return notes
+
+
+def to_keywords(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags and side notes as keyword arguments of Predictor.
+
+    Raises:
+      UserError: numbers that are none, or of the wrong count.
+    """
+    keywords: dict[str, Any] = {"is_left": bool(notes.get("left", False))}
+    names = {
+        "hand_box": ("hand_box_px", (4,)),
+        "object_box": ("object_box_px", (4,)),
+        "root": ("wrist_cam", (3,)),
+    }
+    for key, (name, shape) in names.items():
+        if notes.get(key) is not None:
+            keywords[name] = _array(key, notes[key], shape)
+    if notes.get("K") is not None:
+        keywords["intrinsics"] = _intrinsics(notes["K"])
+    if notes.get("fov") is not None:
+        keywords["fov_deg"] = float(_array("fov", notes["fov"], ()))
+    if notes.get("object") is not None:
+        keywords["object_shape"] = _object(str(notes["object"]))
+    return keywords
+
+
+def _array(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.full((0,), np.nan)
+    if array.shape != shape or not np.isfinite(array).all():
+        count = int(np.prod(shape))
+        raise UserError(f"{key}: wants {count} finite numbers, got {value!r:.80}")
+    return array
+
+
+def _intrinsics(value: Any) -> np.ndarray:
+    """fx, fy, cx, cy, or the nine numbers of a matrix in any nesting."""
+    try:
+        numbers = np.asarray(value, np.float64).ravel()
+    except (TypeError, ValueError):
+        numbers = np.zeros(0)
+    if numbers.size == 4:
+        fx, fy, cx, cy = numbers
+        return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    return _array("K", numbers, (9,)).reshape(3, 3)
+
+
+def _object(name: str) -> str | ObjectShape:
+    """A known name as it is; a file as the mesh in it, metres."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in MESHES:
+        return name
+    try:
+        if path.stat().st_size > MAX_MESH_BYTES:
+            raise UserError(f"{path}: too large a mesh")
+        mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+        vertices = np.asarray(mesh.vertices, np.float64)
+        faces = np.asarray(mesh.faces, np.int64)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # mesh readers fail in many ways
+        raise UserError(f"{path}: not a mesh ({type(error).__name__})") from error
+    if not len(faces) or not np.isfinite(vertices).all():
+        raise UserError(f"{path}: holds no faces")
+    extent = float(np.ptp(vertices, axis=0).max())
+    if extent > 2.0:
+        raise UserError(f"{path}: {extent:.0f} m wide; scale it to metres")
+    return ObjectShape(path.stem, vertices, faces)
+
+
+def _error_mm(result: Prediction, joints: Any) -> float | None:
+    """Mean joint error after the wrists are laid upon each other."""
+    if joints is None:
+        return None
+    truth = _array("joints_cam", joints, (21, 3))
+    error = (result.joints_cam - result.joints_cam[:1]) - (truth - truth[:1])
+    return float(1e3 * np.linalg.norm(error, axis=-1).mean())
+
+
+def to_json(result: Prediction, fields: tuple[str, ...] = JSON_FIELDS) -> dict:
+    """A result as plain values."""
+    values = {name: _plain(getattr(result, name)) for name in fields}
+    shape = result.object_shape
+    return {
+        "format": FORMAT,
+        "frame": "OpenCV camera (x right, y down, z forward), metres; _px: pixels of "
+        "the picture; joints in MANO order",
+        "object_name": None if shape is None else shape.name,
+        **values,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return np.round(value.astype(np.float64), 6).tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def write_answer(answered: Answered, folder: Path) -> None:
+    """All files of one picture; prediction.json last, so that it marks a whole set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = scene_of(answered.result)
+    for name, picture in _files_of(answered.views).items():
+        figures.write_png(folder / f"{name}.png", picture)
+    sheet = prediction_views.draw_sheet(
+        answered.views,
+        title=answered.name,
+        note=_note(answered),
+    )
+    figures.write_png(folder / "sheet.png", sheet)
+    meshes = {"hand": scene.hand}
+    if scene.object is not None:
+        meshes["object"] = scene.object
+    for ending in mesh_export.FORMATS:
+        mesh_export.write_meshes(folder / f"meshes{ending}", meshes)
+    measured = {
+        "error_mm": answered.error_mm,
+        "hand_visible": answered.shares.hand_visible,
+        "object_visible": answered.shares.object_visible,
+        "mask_disagreement": answered.shares.disagreement,
+    }
+    text = json.dumps({**to_json(answered.result), "measured": measured}, indent=1)
+    _write_text(folder / RESULT, text + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def describe(answered: Answered) -> str:
+    """A result in a few lines for the terminal."""
+    result, shape = answered.result, answered.result.object_shape
+    at = result.cam_T_obj[:3, 3]
+    lines = [
+        f"{answered.name}: hand at {_metres(result.wrist_cam)}, "
+        f"{'object' if shape is None else shape.name} at {_metres(at)}"
+    ]
+    if result.object_scores:
+        lines[0] += f" (belief {100 * max(result.object_scores.values()):.0f} %)"
+    if answered.error_mm is not None:
+        lines.append(f"mean joint error {answered.error_mm:.1f} mm")
+    if result.predicted_inputs:
+        lines.append("found by the network: " + ", ".join(result.predicted_inputs))
+    if not result.is_metric:
+        source = {
+            "fov": "from the field of view you gave",
+            "exif": "from the picture's EXIF",
+            "assumed": f"assumed ({photos.ASSUMED_FOV_DEG:.0f} degrees)",
+        }[result.camera_source]
+        lines.append(f"focal length {source}: distances are not metric (give --K)")
+    return "\n".join(lines)
+
+
+def _metres(point: np.ndarray) -> str:
+    return "({:.3f}, {:.3f}, {:.3f}) m".format(*point)
+
+
+def _note(answered: Answered) -> str:
+    result, shares = answered.result, answered.shares
+    words = [] if result.object_shape is None else [result.object_shape.name]
+    words.append(f"hand {100 * shares.hand_visible:.0f} % in sight")
+    if shares.object_visible is not None:
+        words.append(f"object {100 * shares.object_visible:.0f} % in sight")
+    words.append(f"masks and meshes differ by {100 * shares.disagreement:.0f} %")
+    if answered.error_mm is not None:
+        words.append(f"MJE {answered.error_mm:.1f} mm")
+    words.append("metric" if result.is_metric else "depth not metric")
+    return ", ".join(words)
+
+
+def _entry(answered: Answered, folder: str) -> gallery.Entry:
+    shares = answered.shares
+    return gallery.Entry(
+        name=answered.name,
+        note=_note(answered),
+        link=f"{folder}/",
+        picture=answered.views["overlay"],
+        meshes=tuple(scene_of(answered.result).meshes),
+        values={
+            "error": answered.error_mm,
+            "hand occlusion": 100 * (1 - shares.hand_visible),
+            "object occlusion": None
+            if shares.object_visible is None
+            else 100 * (1 - shares.object_visible),
+            "mask disagreement": 100 * shares.disagreement,
+        },
+    )
+
+
+# --- videos ---
+
+
+def predict_video(
+    predict: Predictor,
+    path: Path,
+    out: Path,
+    given: Mapping[str, Any],
+    *,
+    smooth: bool,
+    skeleton: bool,
+    details: bool,
+) -> None:
+    """Answers every frame; writes a video of overlays and a line of JSON for each."""
+    del details  # a video has no pictures of its own
+    keywords = to_keywords(given)
+    out.mkdir(parents=True, exist_ok=True)
+    clip, calm, writer = _open_video(path), None, None
+    rate = clip.get(cv2.CAP_PROP_FPS) or 25.0
+    total = max(int(clip.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
+    calm = Calmer(1 / rate) if smooth else None
+    lines_part, clip_part = (out / f".part.{name}" for name in (LINES, CLIP))
+    count = 0
+    with lines_part.open("w", encoding="utf-8") as lines:
+        for image in progress_bar(_frames(clip), total=total, desc="frames"):
+            result = predict(image, **keywords)
+            result = calm(result) if calm else result
+            drawn = _draw_frame(image, result, skeleton)
+            writer = writer or _open_writer(clip_part, rate, drawn)
+            writer.write(drawn[..., ::-1])
+            line = {"frame": count, "seconds": count / rate}
+            lines.write(json.dumps(line | to_json(result, LINE_FIELDS)) + "\n")
+            count += 1
+    if not count:
+        raise UserError(f"{path}: holds no frame that can be read")
+    writer.release()
+    os.replace(lines_part, out / LINES)
+    os.replace(clip_part, out / CLIP)
+    print(f"{count} frames of {path.name} -> {out / CLIP}, {out / LINES}")
+
+
+def _open_video(path: Path) -> cv2.VideoCapture:
+    clip = cv2.VideoCapture(str(path))
+    if not clip.isOpened():
+        raise UserError(f"{path}: not a video that OpenCV can read")
+    return clip
+
+
+def _frames(clip: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    while True:
+        is_there, frame = clip.read()
+        if not is_there:
+            clip.release()
+            return
+        yield np.ascontiguousarray(frame[..., ::-1])
+
+
+def _draw_frame(image: np.ndarray, result: Prediction, skeleton: bool) -> np.ndarray:
+    picture, intrinsics = prediction_views.fit_picture(image, result.picture_intrinsics)
+    drawn = prediction_views.draw_overlay(
+        picture, scene_of(result), intrinsics, skeleton=skeleton
+    )
+    height, width = (n // 2 * 2 for n in drawn.shape[:2])  # what codecs want
+    return drawn[:height, :width]
+
+
+def _open_writer(path: Path, rate: float, frame: np.ndarray) -> cv2.VideoWriter:
+    height, width = frame.shape[:2]
+    code = cv2.VideoWriter_fourcc(*CODEC)
+    writer = cv2.VideoWriter(str(path), code, rate, (width, height))
+    if not writer.isOpened():
+        raise UserError(f"{path}: this build of OpenCV cannot write {CODEC} video")
+    return writer
+
+
+class Calmer:
+    """Filters a video's results over time: One-Euro, rotations on SO(3)."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._places = {
+            name: smoothing.OneEuro()
+            for name in ("joints_cam", "vertices_cam", "wrist_cam", "object")
+        }
+        self._hand = smoothing.OneEuroRotation()
+        self._object = smoothing.OneEuroRotation()
+
+    def __call__(self, result: Prediction) -> Prediction:
+        """The next frame's result, calmed."""
+        step = self._seconds
+        rotmat = Rotation.from_rotvec(result.hand_pose_aa).as_matrix()
+        pose = Rotation.from_matrix(self._hand(rotmat, step)).as_rotvec()
+        cam_T_obj = np.eye(4)
+        cam_T_obj[:3, :3] = self._object(result.cam_T_obj[None, :3, :3], step)[0]
+        cam_T_obj[:3, 3] = self._places["object"](result.cam_T_obj[:3, 3], step)
+        calmed = {
+            name: self._places[name](getattr(result, name), step)
+            for name in ("joints_cam", "vertices_cam", "wrist_cam")
+        }
+        return result._replace(hand_pose_aa=pose, cam_T_obj=cam_T_obj, **calmed)
