@@ -30,6 +30,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("hoisdf", "standard")
 
 PCK_THRESHOLDS = np.linspace(0.0, 0.05, 100)  # HO-3D's scorer: 0 and 50 mm included
 F_THRESHOLDS = (0.005, 0.015)
+CPU_POINTS = 32  # compared with all others at once on a CPU
 GPU_ROWS = 32  # examples whose point pairs are compared at once on accelerators
 
 
@@ -59,20 +60,36 @@ def nearest_distances(
 ) -> tuple[Float[Array, "b p"], Float[Array, "b q"]]:
     """From each point of `a` to the nearest of `b`, and from `b` to `a`.
 
-    All pairs, by differences: |a|^2 - 2ab + |b|^2 would cancel for near points.
+    All pairs, by differences: |a|^2 - 2ab + |b|^2 would cancel for near points. On a
+    CPU a few points of `a` at a time, which stay in its cache (three times as fast).
     """
-
-    def one(row: tuple[Array, Array]) -> tuple[Array, Array]:
-        differences = (row[0][:, None, i] - row[1][None, :, i] for i in range(3))
-        squared = sum(difference**2 for difference in differences)
-        nearest = jnp.min(squared, axis=1), jnp.min(squared, axis=0)
-        return safe_sqrt(nearest[0]), safe_sqrt(nearest[1])
-
-    return jax.lax.platform_dependent(
+    squared = jax.lax.platform_dependent(
         (a, b),
-        cpu=lambda rows: jax.lax.map(one, rows),
-        default=lambda rows: jax.lax.map(one, rows, batch_size=GPU_ROWS),
+        cpu=lambda rows: jax.lax.map(_nearest_in_blocks, rows),
+        default=lambda rows: jax.lax.map(_nearest, rows, batch_size=GPU_ROWS),
     )
+    return safe_sqrt(squared[0]), safe_sqrt(squared[1])
+
+
+def _nearest(row: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Squared distances of one row's points to the nearest of the other set."""
+    differences = (row[0][:, None, i] - row[1][None, :, i] for i in range(3))
+    squared = sum(difference**2 for difference in differences)
+    return jnp.min(squared, axis=1), jnp.min(squared, axis=0)
+
+
+def _nearest_in_blocks(row: tuple[Array, Array]) -> tuple[Array, Array]:
+    a, b = row
+    num = a.shape[0]
+    filling = jnp.broadcast_to(a[:1], (-num % CPU_POINTS, 3))
+    blocks = jnp.concatenate([a, filling]).reshape(-1, CPU_POINTS, 3)
+
+    def fold(best: Array, block: Array) -> tuple[Array, Array]:
+        from_a, from_b = _nearest((block, b))
+        return jnp.minimum(best, from_b), from_a
+
+    from_b, from_a = jax.lax.scan(fold, jnp.full_like(b[:, 0], jnp.inf), blocks)
+    return from_a.reshape(-1)[:num], from_b
 
 
 def f_scores(
