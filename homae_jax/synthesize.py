@@ -20,7 +20,7 @@ Examples:
 Flags by what they decide:
 
   what there is     --num_train --num_eval --objects --unseen --models
-                    --views_per_grasp
+                    --views_per_grasp --grip_spread
   how it is seen    --view_cone_deg --roll_deg --heavy_share
   what is written   --out --layout --image_format
   how it runs       --seed --workers --renderer
@@ -92,6 +92,13 @@ _HEAVY_SHARE = flags.DEFINE_float(
 _VIEWS_PER_GRASP = flags.DEFINE_integer(
     "views_per_grasp", 8, "Pictures taken of each grasp; fewer is slower.", 1
 )
+_GRIP_SPREAD = flags.DEFINE_float(
+    "grip_spread",
+    1.0,
+    "How objects are held: 0, at their middle, in the palm; 1, anywhere, any way.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _IMAGE_FORMAT = flags.DEFINE_enum(
     "image_format",
     "png",
@@ -120,6 +127,7 @@ def synthesize(
     view_cone_deg: float = 180.0,
     roll_deg: float = 15.0,
     heavy_share: float = 0.3,
+    grip_spread: float = 1.0,
     image_format: str = "png",
     renderer: str = "auto",
     workers: int | None = None,
@@ -144,6 +152,7 @@ def synthesize(
         "view_cone_deg": float(view_cone_deg),
         "roll_deg": float(roll_deg),
         "heavy_share": float(heavy_share),
+        "grip_spread": float(grip_spread),
         "image_format": image_format,
     }
     _check_settings(settings)
@@ -174,7 +183,12 @@ def _check_settings(settings: dict[str, Any]) -> None:
     ):
         if settings[name] not in choices:
             raise UserError(f"{name} {settings[name]!r}: use {' or '.join(choices)}")
-    for name, high in (("view_cone_deg", 180), ("roll_deg", 180), ("heavy_share", 1)):
+    for name, high in (
+        ("view_cone_deg", 180),
+        ("roll_deg", 180),
+        ("heavy_share", 1),
+        ("grip_spread", 1),
+    ):
         if not 0 <= settings[name] <= high:
             raise UserError(f"{name} {settings[name]}: use a number from 0 to {high}")
     if min(settings["num_train"], settings["num_eval"], settings["seed"]) < 0:
@@ -258,7 +272,13 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
     _say("hand")
     hand_model = _write_hand(root / "mano")
     mano_file = root / "mano" / "MANO_RIGHT.pkl"
-    grasps = _make_grasps(mano_file, models_dir, clips, settings["seed"])
+    grasps = _make_grasps(
+        mano_file,
+        models_dir,
+        clips,
+        seed=settings["seed"],
+        spread=settings["grip_spread"],
+    )
     options = {key: settings[key] for key in scenes.SceneOptions._fields}
     production.save_world(
         world,
@@ -321,7 +341,12 @@ def _hand_shape(model: dict[str, Any]) -> scenes.HandShape:
 
 
 def _make_grasps(
-    mano_file: Path, models_dir: Path, clips: Sequence[scenes.Clip], seed: int
+    mano_file: Path,
+    models_dir: Path,
+    clips: Sequence[scenes.Clip],
+    *,
+    seed: int,
+    spread: float,
 ) -> scenes.Grasps:
     """A grasp for every row that the clips name, with their people's hand shapes."""
     from homae_jax.hand.mano_files import load_mano
@@ -340,6 +365,7 @@ def _make_grasps(
         np.array([scenes.sample_betas(seed, who) for _, who in rows], np.float32),
         templates=templates,
         mano=load_mano(mano_file),
+        spread=spread,
     )
     kept = {name: getattr(found, name) for name in scenes.Grasps._fields}
     return scenes.Grasps(**kept)
@@ -432,6 +458,7 @@ def main(argv: Sequence[str]) -> int:
             view_cone_deg=_VIEW_CONE_DEG.value,
             roll_deg=_ROLL_DEG.value,
             heavy_share=_HEAVY_SHARE.value,
+            grip_spread=_GRIP_SPREAD.value,
             image_format=_IMAGE_FORMAT.value,
             renderer=_RENDERER.value,
             workers=_WORKERS.value,

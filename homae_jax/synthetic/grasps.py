@@ -84,8 +84,12 @@ def synthesize_grasps(
     *,
     templates: ObjectTemplates,
     mano: ManoModel,
+    spread: float = 1.0,
 ) -> GraspSet:
     """One grasp for each row of objects and hand shapes; the same for a seed.
+
+    How objects are held varies by `spread`: 0, at their middle, in the palm; 1,
+    anywhere along their long side, at any of their parts, off the palm too.
 
     Attempts that fail the standards above are thrown away and made anew; a row that
     never meets them in `MAX_ROUNDS` keeps its least bad attempt.
@@ -94,7 +98,7 @@ def synthesize_grasps(
     judge = jax.jit(_make_judge(mano, templates))
     found: list[_Found | None] = [None] * len(object_index)
     for row in progress_bar(
-        _settled(seed, object_index, betas, templates, close, judge, found),
+        _settled(seed, object_index, betas, templates, spread, close, judge, found),
         total=len(found),
         desc="grasps",
     ):
@@ -102,7 +106,7 @@ def synthesize_grasps(
     return _collect(found, object_index, betas)
 
 
-def _settled(seed, object_index, betas, templates, close, judge, found):
+def _settled(seed, object_index, betas, templates, spread, close, judge, found):
     """Fills `found` round by round; yields the rows as they are settled."""
     pending = list(range(len(found)))
     for number in range(MAX_ROUNDS):
@@ -111,7 +115,7 @@ def _settled(seed, object_index, betas, templates, close, judge, found):
         todo = np.resize(pending, -(-len(pending) // BATCH) * BATCH)
         for block, rows in enumerate(todo.reshape(-1, BATCH)):
             rng = np.random.default_rng((seed, number, block))
-            start = _draw(rng, object_index[rows], betas[rows], templates)
+            start = _draw(rng, object_index[rows], betas[rows], templates, spread)
             attempts = jax.tree.map(np.asarray, close(start))
             _keep_best(found, rows, start, attempts, judge)
             good = {row for row in pending if found[row] and not found[row].badness}
@@ -125,21 +129,23 @@ def _draw(
     objects: Int[np.ndarray, " n"],
     betas: Float[np.ndarray, "n 10"],
     templates: ObjectTemplates,
+    spread: float,
 ) -> Start:
     """Open hands and where each object starts from."""
     rows = [
-        _draw_one(rng, np.asarray(templates.vertices[obj], np.float64))
+        _draw_one(rng, np.asarray(templates.vertices[obj], np.float64), spread)
         for obj in objects
     ]
     fields = (np.stack(field).astype(np.float32) for field in zip(*rows, strict=True))
     return Start(objects, *fields, betas)
 
 
-def _draw_one(rng: np.random.Generator, vertices: np.ndarray) -> tuple:
+def _draw_one(rng: np.random.Generator, vertices: np.ndarray, spread: float) -> tuple:
     """Orientation, grip, place in the hand and open pose of one attempt."""
-    grip, axes, size = (
-        _part(rng, vertices) if rng.random() < PART_SHARE else _whole(rng, vertices)
-    )
+    if rng.random() < PART_SHARE * spread:
+        grip, axes, size = _part(rng, vertices)
+    else:
+        grip, axes, size = _whole(rng, vertices, spread)
     thin, middle, long = np.argsort(size)
     order = [thin, middle, long] if rng.random() < 0.75 else [thin, long, middle]
     if size[thin] > 0.5 * size[long] and rng.random() < 0.3:
@@ -148,20 +154,20 @@ def _draw_one(rng: np.random.Generator, vertices: np.ndarray) -> tuple:
     placed[0] *= np.sign(np.linalg.det(placed))
     rotmat = rodrigues(rng.normal(size=3) * [0.15, 0.35, 0.25]) @ placed
 
-    is_pinch = rng.random() < PINCH_SHARE
+    is_pinch = rng.random() < PINCH_SHARE * spread
     point = PALM_POINT
     if is_pinch:
         point = point + rng.uniform() * (FINGER_POINT - PALM_POINT)
-    point = point + PALM_SCATTER * rng.normal(size=3)
+    point = point + spread * PALM_SCATTER * rng.normal(size=3)
     standoff = rng.uniform(0, MAX_STANDOFF) if is_pinch else 0.0
     return rotmat, grip, point, standoff, _open_pose(rng)
 
 
-def _whole(rng: np.random.Generator, vertices: np.ndarray) -> tuple:
+def _whole(rng: np.random.Generator, vertices: np.ndarray, spread: float) -> tuple:
     """Grips the box of the object, somewhere along its long side."""
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     size, grip = high - low, (low + high) / 2
-    grip[size.argmax()] += rng.uniform(-0.28, 0.28) * size.max()
+    grip[size.argmax()] += spread * rng.uniform(-0.28, 0.28) * size.max()
     return grip, np.eye(3), size
 
 
