@@ -31,7 +31,8 @@ def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
         os.environ["XLA_FLAGS"] = f"{given} {DETERMINISTIC_FLAG}".strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compiled_dir()))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file
+    # Orbax reports every file, and traces of errors that we report ourselves.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     if debug_nans:

@@ -147,7 +147,9 @@ def _inspect(content: bytes) -> None:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[StandIn]:
         if (module, name) not in _STAND_INS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}"[:100])
+            asked = f"{module}.{name}"[:80]
+            asked = asked if asked.isprintable() else repr(asked)
+            raise pickle.UnpicklingError(f"it asks for {asked}")
         return _STAND_INS[module, name]
 
     def persistent_load(self, pid: Any) -> Any:

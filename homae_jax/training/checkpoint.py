@@ -313,9 +313,10 @@ def _reading(folder: Path) -> Iterator[ocp.Checkpointer]:
 
 
 def _line(error: Exception) -> str:
-    """The first line of a message, which may be a long one."""
-    lines = str(error).splitlines() or [repr(error)]
-    return lines[0][:MAX_MESSAGE]
+    """The first line of a message; of a long one, the begin and the end."""
+    line = (str(error).splitlines() or [repr(error)])[0]
+    half = MAX_MESSAGE // 2
+    return line if len(line) <= MAX_MESSAGE else f"{line[:half]} ... {line[-half:]}"
 
 
 def _check_same_parameters(folder: Path, wanted: Mapping[str, Any]) -> None:

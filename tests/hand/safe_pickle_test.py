@@ -116,6 +116,7 @@ def test_load_pickle_refuses_calls_and_runs_nothing(tmp_path, name, protocol):
         b"(S'touch {marker}'\nios\nsystem\n.",  # INST
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.",  # STACK_GLOBAL
         b"cnumpy\ndtype.newbyteorder\n.",
+        b"\x80\x04\x8c\x05a\nb\x1b[\x8c\x03c\nd\x93.",  # a name of several lines
         b"chomae_jax.hand.safe_pickle\n_Resolver\n.",
         b"P1\n.",  # persistent id
         b"cnumpy\nndarray\n.",  # a class is no value

@@ -118,6 +118,7 @@ def test_a_disk_without_room_costs_no_checkpoint(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "/2: the checkpoint could not be written" in done.stdout
+    assert "File too large" in done.stdout
     assert done.stdout.count("\n") == 1
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
     checkpoint.verify(tmp_path, 1)
