@@ -4,9 +4,9 @@
     python -m homae_jax.benchmark mano --batch 1 24 --json mano.json
 
 The sections are the modules of homae_jax/benchmarks. Each line gives what was measured
-with its shapes, the first call (compilation included), the median of the calls after
-it, examples per second, and the peak of memory. `--json FILE` writes the same numbers;
-`--json -` prints them instead.
+with its shapes, the median of the calls after the first, the first call (compilation
+included), the processor time of a call, examples per second, and the peak of memory.
+`--json FILE` writes the same numbers; `--json -` prints them instead.
 """
 
 import argparse
@@ -105,7 +105,8 @@ def _line(result: dict[str, Any]) -> str:
         f"{result['name']}  [{result['shapes']}]\n"
         f"    median {_time(result['median_s'])} of {result['repeats']}, "
         f"{_time(result['fastest_s'])} to {_time(result['slowest_s'])}, "
-        f"first {_time(result['first_s'])}; {result['per_second']:.0f} per second; "
+        f"first {_time(result['first_s'])}, processor {_time(result['processor_s'])}; "
+        f"{result['per_second']:.0f} per second; "
         f"peak memory of the {result['peak_of']} {result['peak_bytes'] / 1e6:.0f} MB"
         + note
     )

@@ -24,6 +24,8 @@ ENTRY_POINTS = {
     "report",
     "doctor",
     "diagnosis",
+    "benchmark",
+    "benchmarks",
 }
 EVERYWHERE = {"errors", "lifeline", "progress"}
 ALLOWED = {

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from homae_jax import metrics
+from tests.proof import assert_close
 
 PROTOCOLS = metrics.PROTOCOLS
 IDENTITY = np.eye(3)
@@ -273,8 +274,13 @@ def test_hand_metrics_match_the_definitions_in_float64(protocol, noise):
     with jax.enable_x64(True):
         actual = metrics.hand_metrics(*map(jnp.asarray, hands), protocol=protocol)
         actual = {name: float(values.mean()) for name, values in actual.items()}
-    for name, value in expected.items():
-        assert abs(actual[name] - value) < 1e-9, name
+    names = list(expected)
+    assert_close(
+        f"hand metrics, {protocol}, {noise} m of noise",
+        [actual[name] for name in names],
+        [expected[name] for name in names],
+        atol=1e-9,
+    )
     single = hand(*hands, protocol)  # in float32 a point may cross a threshold
     for name, value in expected.items():
         tolerance = 2e-4 if "auc" in name or "f_" in name else 1e-7
@@ -307,8 +313,13 @@ def test_object_metrics_match_the_definitions(protocol):
     }
     actual = obj(pred, gt, vertices, protocol, corners)
     assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(actual[name], value, atol=1e-6, err_msg=name)
+    names = list(expected)
+    assert_close(
+        f"object metrics, {protocol}",
+        [actual[name] for name in names],
+        [expected[name] for name in names],
+        atol=1e-6,
+    )
 
 
 # --- invariances ---

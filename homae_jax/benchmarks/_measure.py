@@ -25,6 +25,7 @@ class Measurement(NamedTuple):
     median_s: float
     fastest_s: float
     slowest_s: float
+    processor_s: float  # per call, all threads; other programs do not add to it
     peak_bytes: int
     peak_of: str  # "device" | "process"
     note: str = ""
@@ -45,7 +46,10 @@ def measure(
     note: str = "",
 ) -> Measurement:
     """Calls a function once, then `repeats` times."""
-    first, *others = (_seconds(function, arguments) for _ in range(1 + repeats))
+    first = _seconds(function, arguments)
+    start = time.process_time()
+    others = [_seconds(function, arguments) for _ in range(repeats)]
+    processor_s = (time.process_time() - start) / repeats
     peak_bytes, peak_of = peak_memory()
     return Measurement(
         name=name,
@@ -56,6 +60,7 @@ def measure(
         median_s=statistics.median(others),
         fastest_s=min(others),
         slowest_s=max(others),
+        processor_s=processor_s,
         peak_bytes=peak_bytes,
         peak_of=peak_of,
         note=note,

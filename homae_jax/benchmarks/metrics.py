@@ -47,15 +47,16 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
 
 def _run_all(samples: int, batch: int) -> Measurement:
     """Every sample once; whole batches, the last one filled up."""
-    seconds = []
+    seconds, processor_s = [], 0.0
     draw = jax.jit(_draw, static_argnums=1)
     for step in range(-(-samples // batch)):
         drawn = jax.block_until_ready(draw(jax.random.key(step + 1), batch))
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         for protocol in metrics.PROTOCOLS:
             for part, arguments in zip((_hand, _object), drawn, strict=True):
                 jax.block_until_ready(part(*arguments, protocol=protocol))
         seconds.append(time.perf_counter() - start)
+        processor_s += time.process_time() - used
     peak_bytes, peak_of = peak_memory()
     num_calls = len(seconds)
     return Measurement(
@@ -67,6 +68,7 @@ def _run_all(samples: int, batch: int) -> Measurement:
         median_s=sum(seconds),
         fastest_s=min(seconds) * num_calls,
         slowest_s=max(seconds) * num_calls,
+        processor_s=processor_s,
         peak_bytes=peak_bytes,
         peak_of=peak_of,
         note=f"{num_calls} batches of {statistics.median(seconds):.2f} s; {TARGET}",

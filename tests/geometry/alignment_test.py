@@ -8,6 +8,7 @@ import scipy.linalg
 from scipy.spatial.transform import Rotation
 
 from homae_jax.geometry import alignment
+from tests.proof import assert_close
 
 
 def f32(x):
@@ -61,9 +62,8 @@ def test_procrustes_similarity_matches_reference(
     if is_mirrored:
         source = source * [-1, 1, 1]
     expected = np.stack([reference(*pair) for pair in zip(source, target, strict=True)])
-    np.testing.assert_allclose(
-        align(source, target, allow_reflection), expected, atol=5e-7
-    )
+    label = f"Procrustes, reflection allowed {allow_reflection}, mirrored {is_mirrored}"
+    assert_close(label, align(source, target, allow_reflection), expected, atol=5e-7)
 
 
 @pytest.mark.parametrize("allow_reflection", [True, False])

@@ -9,6 +9,7 @@ import pytest
 import trimesh
 
 from homae_jax.geometry import mesh_sdf
+from tests.proof import assert_close
 
 SIGNS = ["winding", "ray"]
 
@@ -81,7 +82,8 @@ def test_signed_distance_matches_the_box(sign):
     extents = [0.1, 0.06, 0.2]
     points = np.concatenate([uniform(1500, 0.15), np.zeros((1, 3))])
     expected = box_distance(points, extents)
-    np.testing.assert_allclose(sdf(points, box(extents), sign), expected, atol=1e-7)
+    actual = sdf(points, box(extents), sign)
+    assert_close(f"signed distance of a box by {sign}, m", actual, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("sign", SIGNS)

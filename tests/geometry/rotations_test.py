@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from homae_jax.geometry import rotations
+from tests.proof import assert_close
 
 ANGLES = [0.0, 1e-8, 1e-4, 0.00999, 0.0101, 1.0, 3.0, np.pi - 1e-3, np.pi - 1e-6, np.pi]
 AXES = [[1, 0, 0], [0, -1, 0], [0, 0, 1], [1, 2, -2], [-1, 1e-4, 0], [1, 1, 1]]
@@ -45,13 +46,15 @@ def numerical_jacobian(function, x, step):
 def test_aa_to_rotmat_matches_scipy():
     aa = sample_aa()
     expected = Rotation.from_rotvec(aa).as_matrix()
-    np.testing.assert_allclose(rotations.aa_to_rotmat(f32(aa)), expected, atol=5e-7)
+    actual = rotations.aa_to_rotmat(f32(aa))
+    assert_close("axis-angle to matrix, to pi", actual, expected, atol=5e-7)
 
 
 def test_aa_to_rotmat_matches_scipy_beyond_pi():
     aa = np.random.default_rng(0).normal(size=(100, 3)) * 4
     expected = Rotation.from_rotvec(aa).as_matrix()
-    np.testing.assert_allclose(rotations.aa_to_rotmat(f32(aa)), expected, atol=3e-6)
+    actual = rotations.aa_to_rotmat(f32(aa))
+    assert_close("axis-angle to matrix, beyond pi", actual, expected, atol=3e-6)
 
 
 def test_rotmat_to_aa_round_trips_at_every_angle():
@@ -66,28 +69,32 @@ def test_rotmat_to_aa_matches_scipy_below_pi():
     aa = sample_aa()
     aa = aa[np.linalg.norm(aa, axis=-1) < np.pi - 1e-4]
     rotmat = Rotation.from_rotvec(aa).as_matrix()
-    np.testing.assert_allclose(rotations.rotmat_to_aa(f32(rotmat)), aa, atol=2e-6)
+    actual = rotations.rotmat_to_aa(f32(rotmat))
+    assert_close("matrix to axis-angle", actual, aa, atol=2e-6)
 
 
 def test_rotmat_to_quat_matches_scipy_up_to_sign():
     rotmat = sample_rotmat()
     expected = Rotation.from_matrix(rotmat).as_quat()
     quat = np.asarray(rotations.rotmat_to_quat(f32(rotmat)))
-    np.testing.assert_allclose(np.abs((quat * expected).sum(-1)), 1, atol=1e-6)
+    likeness = np.abs((quat * expected).sum(-1))
+    assert_close("matrix to quaternion, up to sign", likeness, 1, atol=1e-6)
     assert (quat[:, 3] >= 0).all()
 
 
 def test_quat_to_rotmat_matches_scipy_for_any_length():
     quat = np.random.default_rng(1).normal(size=(20, 4)) * 3
     expected = Rotation.from_quat(quat).as_matrix()
-    np.testing.assert_allclose(rotations.quat_to_rotmat(f32(quat)), expected, atol=1e-6)
+    actual = rotations.quat_to_rotmat(f32(quat))
+    assert_close("quaternion to matrix", actual, expected, atol=1e-6)
 
 
 def test_rot6d_is_the_first_two_columns_and_round_trips():
     rotmat = f32(sample_rotmat())
     rot6d = rotations.rotmat_to_rot6d(rotmat)
     np.testing.assert_array_equal(rot6d[:, 3:], rotmat[:, :, 1])
-    np.testing.assert_allclose(rotations.rot6d_to_rotmat(rot6d), rotmat, atol=1e-6)
+    back = rotations.rot6d_to_rotmat(rot6d)
+    assert_close("matrix to 6D and back", back, rotmat, atol=1e-6)
 
 
 def test_rot6d_to_rotmat_ignores_scale_and_mixing_of_the_second_column():
@@ -105,8 +112,9 @@ def test_aa_to_rotmat_jacobians_agree_with_scipy(angle):
     expected = numerical_jacobian(
         lambda x: Rotation.from_rotvec(x).as_matrix(), aa, 1e-6
     )
-    np.testing.assert_allclose(forward, expected, atol=2e-6)
-    np.testing.assert_allclose(reverse, expected, atol=2e-6)
+    label = f"Jacobian of the exponential at {angle:.6g}"
+    assert_close(f"{label}, forward", forward, expected, atol=2e-6)
+    assert_close(f"{label}, reverse", reverse, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("angle", [*ANGLES[:-1], np.pi])
