@@ -5,7 +5,7 @@ Used by the entry points evaluate and train (at its end); like assembly.py it re
 carry their units in the keys (evaluation/report.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from homae_jax.viz import curves, figures
 
 PROBED_FRAMES = 96  # reconstruction and SDF signs are measured on about so many
 TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
+NUM_EXTREME = 4  # best, and worst, frames drawn
 NUM_PREVIEWED = 3  # frames drawn while training
 NUM_SLICED = 4  # frames in the figure of SDF slices
 SLICE_LIMIT = 0.05  # metres, where their colours saturate
@@ -74,6 +75,7 @@ def evaluate_state(
     runner = _build_runner(config, params, parts, truth)
     runner.plan(probed_batches=probed.tolist(), shown_samples=shown)
     batches = assembly.build_eval_batches(config, source, frames, parts.object_names)
+    records: list[dict[str, Any]] = []
     result = evaluator.evaluate(
         runner,
         map(truth.mark, batches),
@@ -84,6 +86,7 @@ def evaluate_state(
         dataset=config.data.dataset,
         settings=config.protocol.to_dict() | {"split": split, "step": int(step)},
         num_batches=num_batches,
+        frames=records,
     )
     result["probed"] = {
         "num_samples": runner.num_probed,
@@ -92,12 +95,32 @@ def evaluate_state(
     path = result_file(config, workdir, split)
     report.write_result(result, path)
     name = path.stem
+    report.write_result({"frames": records}, path.with_name(f"{name}_frames.json"))
     pictures = draw_figures(runner.shown, title=name, source=source, parts=parts)
+    for kind, rows in extreme_rows(records).items():
+        runner.plan(probed_batches=[], shown_samples=rows)
+        for batch in assembly.build_eval_batches(
+            config, source, np.array(rows), parts.object_names
+        ):
+            runner(truth.mark(batch))
+        drawn = draw_figures(runner.shown, title=kind, source=source, parts=parts)
+        pictures[kind] = drawn["predictions"]
     for kind, picture in pictures.items():
         figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)
     write_curves(workdir)
     print(tables.format_result(result))
     return result
+
+
+def extreme_rows(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Rows with the smallest and the largest sum of hand and object errors."""
+
+    def error(record: Mapping[str, Any]) -> float:
+        return sum(record.get(key) or 0.0 for key in ("mje_root_mm", "oce_mm"))
+
+    ranked = [record["row"] for record in sorted(records, key=error)]
+    num = min(NUM_EXTREME, len(ranked) // 2)
+    return {"best": ranked[:num], "worst": ranked[::-1][:num]} if num else {}
 
 
 class Previewer:
@@ -215,7 +238,7 @@ def fit_trivial(
                 (batch.joints - wrist)[hand],
                 (np.asarray(pose(batch)) - wrist)[hand],
                 batch.object_rotmat[obj],
-                (batch.object_trans - batch.object_center)[obj],
+                (batch.object_trans - batch.wrist)[obj & hand],
             )
         )
     columns = (np.concatenate(column) for column in zip(*rows, strict=True))

@@ -37,12 +37,15 @@ class Prediction(NamedTuple):
 
 
 class TrivialPredictor(NamedTuple):
-    """What the training labels say before one looks at the picture."""
+    """What the training labels say before one looks at the picture.
+
+    It is given the wrist, as everybody is under protocol.root="gt", and no box.
+    """
 
     joints_root: Float[np.ndarray, "21 3"]  # relative to the wrist
     vertices_root: Float[np.ndarray, "778 3"]
     object_rotmat: Float[np.ndarray, "3 3"]
-    object_trans_root: Float[np.ndarray, " 3"]  # relative to Batch.object_center
+    object_trans_root: Float[np.ndarray, " 3"]  # relative to the wrist
 
 
 @runtime_checkable
@@ -84,6 +87,7 @@ def evaluate(
     protocol: metrics.Protocol = "hoisdf",
     settings: Mapping[str, Any] | None = None,
     num_batches: int | None = None,
+    frames: list[dict[str, Any]] | None = None,
 ) -> report.Result:
     """Predicts and scores every real row of the batches.
 
@@ -97,6 +101,7 @@ def evaluate(
         `other_protocols`.
       settings: kept in the result's `protocol`: what was given at test time.
       num_batches: where known, the progress is shown.
+      frames: gets a record for every sample: its row, name, errors, visible shares.
 
     Raises:
       UserError: a prediction is not finite, or there is nothing to score.
@@ -112,6 +117,13 @@ def evaluate(
         parts.append(scorer(prediction, batch))
     samples = _gather(parts)
     infos = [source.frame_info(int(i)) for i in samples.index]
+    if frames is not None:
+        frames += report.frame_records(
+            samples,
+            protocol,
+            names=[source.frame_name(int(i)) for i in samples.index],
+            infos=infos,
+        )
     return report.make_report(
         samples,
         object_names=object_names,
@@ -209,12 +221,11 @@ def _predict_trivial(
 ) -> Prediction:
     wrist = np.asarray(batch.wrist)[:, None]
     rotmat = np.broadcast_to(trivial.object_rotmat, (len(wrist), 3, 3))
-    center = np.asarray(batch.object_center)
     return Prediction(
         joints=np.float32(trivial.joints_root[None] + wrist),
         vertices=np.float32(trivial.vertices_root[None] + wrist),
         object_rotmat=np.float32(rotmat),
-        object_trans=np.float32(trivial.object_trans_root[None] + center),
+        object_trans=np.float32(trivial.object_trans_root[None] + wrist[:, 0]),
         gt_vertices=gt_vertices,
     )
 

@@ -181,7 +181,10 @@ def overview_table(result: Result, *, label: str = "ours") -> Table:
         ratio = own / trivial if column.is_error and trivial else None
         texts = (fixed(x, column.decimals) for x in (own, trivial))
         rows.append([column.name, *texts, fixed(ratio, 2), _count(result, column.key)])
-    trivial_note = "trivial: the mean of the training labels, whatever the picture"
+    trivial_note = (
+        "trivial: the mean hand and object of the training labels at the true wrist, "
+        "whatever the picture"
+    )
     return Table(
         title=f"Overview, {_name_of(result)}",
         header=("metric", label, "trivial", "ratio", "n"),

@@ -211,7 +211,7 @@ def test_evaluate_scores_the_trivial_predictor(shifted_result):
     pred = means.joints_root[None] + SAMPLES.wrist[:, None]
     expected = np.linalg.norm(pred - SAMPLES.joints, axis=-1).mean() * 1e3
     assert shifted_result["baselines"]["mje_mm"] == pytest.approx(expected, abs=1e-2)
-    trans = SAMPLES.object_center + np.float32(0.01)
+    trans = SAMPLES.wrist + np.float32(0.01)
     errors = np.linalg.norm(trans - SAMPLES.object_trans, axis=-1)
     expected = errors[SAMPLES.object_index == 0].mean() * 1e3
     assert shifted_result["baselines"]["oce_mm"] == pytest.approx(expected, abs=1e-2)

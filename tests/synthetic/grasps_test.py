@@ -134,6 +134,18 @@ def test_grasps_are_the_same_for_a_seed_and_others_for_another(
     assert np.abs(found.finger_pose - again(8).finger_pose).max() > 0.05
 
 
+def test_draw_holds_objects_at_their_middle_unless_told_to_spread(templates):
+    vertices = np.asarray(templates.vertices[0], np.float64)
+    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    off_middle = {}
+    for spread in (0.0, 1.0):
+        rng = np.random.default_rng(0)
+        grips = [grasps._draw_one(rng, vertices, spread)[1] for _ in range(20)]
+        off_middle[spread] = np.linalg.norm(np.stack(grips) - middle, axis=1).max()
+    assert off_middle[0.0] < 1e-9
+    assert off_middle[1.0] > 0.02
+
+
 def test_grasps_come_back_even_for_what_no_hand_can_hold(
     mano, templates, betas, monkeypatch
 ):
