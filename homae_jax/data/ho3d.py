@@ -189,7 +189,7 @@ class JsonRows:
             # The first row follows the list's own bracket, the others a comma.
             text = text[1 + text.index(b"," if index else b"[") :]
             row = np.array(json.loads(text), np.float64)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"{self._path}: row {index} is no table") from error
         if row.shape != shape or not np.isfinite(row).all():
             raise UserError(
@@ -251,7 +251,7 @@ def _read_visibility(path: Path) -> dict[str, list[float]]:
     rows = list(shares.values()) if isinstance(shares, dict) else [None]
     try:
         is_good = not rows or np.array(rows, np.float64).shape == (len(rows), 2)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         is_good = False
     if not is_good:
         raise UserError(f"{path}: holds no two numbers per frame; make it again")
@@ -271,7 +271,7 @@ def _array(
         )
     try:
         value = np.array(meta[key], np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {key} holds no numbers") from error
     if value.size != np.prod(shape):
         raise UserError(f"{path}: {key} has shape {value.shape}, expected {shape}")

@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from homae_jax import lifeline
 from homae_jax.errors import UserError
 from tests.reliability import parsers
 from tests.reliability.mutations import mutate
@@ -216,7 +217,8 @@ def _limit_memory(more: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
-def _fuzz_to(pipe: Any, *arguments: Any, **keywords: Any) -> None:
+def _fuzz_to(pipe: Any, parent: int, *arguments: Any, **keywords: Any) -> None:
+    lifeline.end_with(parent)
     pipe.send(fuzz(*arguments, **keywords))
 
 
@@ -226,7 +228,7 @@ def fuzz_apart(name: str, num_inputs: int, *, seed: int, until: float) -> Report
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=_fuzz_to,
-        args=(theirs, name, num_inputs),
+        args=(theirs, os.getpid(), name, num_inputs),
         kwargs={"seed": seed, "until": until},
     )
     process.start()

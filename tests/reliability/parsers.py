@@ -214,6 +214,7 @@ def hostile_json() -> dict[str, bytes]:
         "deep objects": b'{"a":' * 200_000,
         "many digits": b"[" + b"9" * 100_000 + b"]",
         "float": b"1e999999999",
+        "large": b"[[[" + b"9" * 400 + b", 0, 0]]]",
         "not utf-8": b'{"\xff\xfe": 1}',
         "surrogate": b'{"\\ud800": "\\udc00"}',
         "twice": b'{"model": {}, "model": 3}',
