@@ -10,12 +10,17 @@ Examples:
       --out=exports/homae_ho3d --overwrite
 
 The folder holds parameters.safetensors, config.json, an orbax checkpoint of the
-parameters and manifest.json with the sha256 of every file. evaluate takes it as
---workdir, train as --config.train.init_from; in Python,
-homae_jax.weights.load_export(DIR) verifies the hashes and returns nested arrays.
+parameters, a model card and manifest.json with the sha256 of every file; where the
+run's data are at hand also objects.npz (the known objects), hand.npz (only the
+synthetic world's own: MANO may not be handed on) and program.bin: the network as
+StableHLO for cpu and cuda with any batch size. evaluate takes the folder as --workdir,
+train as --config.train.init_from, predict as --checkpoint; in Python,
+homae_jax.Predictor(DIR), or homae_jax.exported.ExportedModel(DIR), which needs none of
+the other code.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -26,6 +31,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write.")
 _RESTORE_STEP = flags.DEFINE_integer(
     "restore_step", None, "Checkpoint to export; default: the newest."
+)
+_PROGRAM = flags.DEFINE_bool(
+    "program", True, "Also programs that run without this project's code."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export in --out.")
 
@@ -40,15 +48,47 @@ def main(argv: Sequence[str]) -> int:
     from homae_jax import assembly, weights
 
     run = assembly.open_run(_WORKDIR.value, _RESTORE_STEP.value)
+    config_flags.apply_overrides(run.config, config_flags.overrides())
+    params = assembly.stored_params(run)
     folder = weights.write_export(
         _OUT.value,
-        assembly.stored_params(run),
+        params,
+        extras=_extras(run, params),
         config_json=assembly.config_to_json(run.config),
         step=run.step,
         overwrite=_OVERWRITE.value,
     )
     print(f"step {run.step} of {run.folder} -> {folder}")
     return 0
+
+
+def _extras(run: Any, params: Any) -> dict[str, bytes]:
+    """The files beside the parameters; what cannot be made is named and left out."""
+    import jax
+
+    from homae_jax import assembly, bundle, model_card, program
+
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    card = model_card.model_card(
+        run.config, step=run.step, num_parameters=count, folder=run.folder
+    )
+    files = {"README.md": card.encode()}
+    try:
+        templates, names = assembly.build_templates(run.config)
+        files[bundle.OBJECTS] = bundle.pack_objects(templates, names)
+        mano = assembly.build_mano(run.config)
+    except UserError as error:
+        print(f"left out objects and programs: {error}")
+        return files
+    if run.config.data.dataset == "synthetic":
+        files[bundle.HAND] = bundle.pack_hand(mano)
+    if not _PROGRAM.value:
+        return files
+    try:
+        return files | program.build_programs(run.config, params, mano)
+    except UserError as error:
+        print(f"left out the programs: {error}")
+        return files
 
 
 if __name__ == "__main__":

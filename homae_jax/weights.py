@@ -5,6 +5,7 @@ An export is a folder:
 * ``parameters.safetensors``: every parameter, named by its path ("vit/pos_embed");
 * ``config.json``: the whole configuration the parameters were trained with;
 * ``checkpoint/``: the same parameters for orbax's StandardCheckpointer;
+* what else the caller hands over (``extras``);
 * ``manifest.json``: sha256 and size of each file above, the step, the version.
 
 Array files carry no checksum of their own, so a flipped bit would load in silence:
@@ -56,9 +57,13 @@ def write_export(
     *,
     config_json: str,
     step: int,
+    extras: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes an export; a reader never sees half of one.
+
+    Args:
+      extras: further files by name, hashed like the rest.
 
     Raises:
       UserError: the folder exists (without `overwrite`), or holds something else.
@@ -77,6 +82,8 @@ def write_export(
     )
     try:
         part.mkdir(parents=True)
+        for name, content in (extras or {}).items():
+            (part / name).write_bytes(content)
         _write_files(part, params, config_json=config_json, step=step)
         if target.exists():
             os.replace(target, old)

@@ -79,6 +79,7 @@ _KEYS = {
     "object": frozenset(unit.key for unit in OBJECT_UNITS.values()),
 }
 _DECIMALS = {u.key: u.decimals for u in (*HAND_UNITS.values(), *OBJECT_UNITS.values())}
+FRAME_KEYS = ("mje_root_mm", "pa_mje_mm", "oce_mm", "add_s_mm", "object_rotation_deg")
 EXTRA_DIGITS = 5  # significant, of values that metrics.py does not know
 
 
@@ -139,6 +140,32 @@ def make_report(
         **sections.pop(protocol),
         "other_protocols": sections,
     }
+
+
+def frame_records(
+    samples: Samples,
+    protocol: metrics.Protocol,
+    *,
+    names: Sequence[str],
+    infos: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """One record a sample, for lists of the best and the worst; None where unknown."""
+    values = samples.values[protocol]["metrics"]
+    columns = {key: values[key] for key in FRAME_KEYS if key in values}
+    for part in ("hand", "object"):
+        key = f"{part}_visibility"
+        columns[key] = np.array([info[key] for info in infos], np.float64)
+    rows = zip(*columns.values(), strict=True)
+    return [
+        {"row": int(row), "name": name, "object": info["object_name"]}
+        | {
+            key: round(float(value), 3) if np.isfinite(value) else None
+            for key, value in zip(columns, numbers, strict=True)
+        }
+        for row, name, info, numbers in zip(
+            samples.index, names, infos, rows, strict=True
+        )
+    ]
 
 
 def write_result(result: Result, path: str | Path) -> None:

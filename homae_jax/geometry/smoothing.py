@@ -31,6 +31,7 @@ class OneEuro:
         """
         self._min_cutoff, self._gain = min_cutoff, speed_gain
         self._speed_cutoff = speed_cutoff
+        self._last: np.ndarray | None = None  # as it came
         self._value: np.ndarray | None = None
         self._speed: np.ndarray | None = None
 
@@ -39,9 +40,11 @@ class OneEuro:
     ) -> Float[np.ndarray, "*n"]:
         """The filtered value, `seconds` after the last one."""
         if self._value is None or seconds <= 0:
-            self._value, self._speed = value, np.zeros_like(value)
+            self._last = self._value = value
+            self._speed = np.zeros_like(value)
             return value
-        speed = (value - self._value) / seconds
+        speed = (value - self._last) / seconds
+        self._last = value
         self._speed += _share(self._speed_cutoff, seconds) * (speed - self._speed)
         cutoff = self._min_cutoff + self._gain * np.abs(self._speed)
         self._value = self._value + _share(cutoff, seconds) * (value - self._value)
@@ -61,6 +64,7 @@ class OneEuroRotation:
         """As OneEuro; `speed_gain` is per radian per second."""
         self._min_cutoff, self._gain = min_cutoff, speed_gain
         self._speed_cutoff = speed_cutoff
+        self._last: np.ndarray | None = None  # as it came
         self._value: np.ndarray | None = None
         self._speed: np.ndarray | None = None
 
@@ -69,19 +73,28 @@ class OneEuroRotation:
     ) -> Float[np.ndarray, "n 3 3"]:
         """The filtered rotations, `seconds` after the last ones."""
         if self._value is None or seconds <= 0:
-            self._value, self._speed = rotmat, np.zeros(len(rotmat))
+            self._last = self._value = rotmat
+            self._speed = np.zeros(len(rotmat))
             return rotmat
-        last = Rotation.from_matrix(self._value)
-        arc = (last.inv() * Rotation.from_matrix(rotmat)).as_rotvec()
-        speed = np.linalg.norm(arc, axis=-1) / seconds
+        speed = np.linalg.norm(_arc(self._last, rotmat), axis=-1) / seconds
+        self._last = rotmat
         self._speed += _share(self._speed_cutoff, seconds) * (speed - self._speed)
         cutoff = self._min_cutoff + self._gain * self._speed
-        step = _share(cutoff, seconds)[:, None] * arc
-        self._value = (last * Rotation.from_rotvec(step)).as_matrix()
+        step = _share(cutoff, seconds)[:, None] * _arc(self._value, rotmat)
+        value = Rotation.from_matrix(self._value) * Rotation.from_rotvec(step)
+        self._value = value.as_matrix()
         return self._value
 
 
-def _share(cutoff: Number | np.ndarray, seconds: Number) -> np.ndarray:
+def _arc(
+    start: Float[np.ndarray, "n 3 3"], end: Float[np.ndarray, "n 3 3"]
+) -> Float[np.ndarray, "n 3"]:
+    """The turn from one rotation to another, as axis times angle."""
+    turn = Rotation.from_matrix(start).inv() * Rotation.from_matrix(end)
+    return turn.as_rotvec()
+
+
+def _share(cutoff: Number | np.ndarray, seconds: Number) -> np.ndarray | np.floating:
     """Share of the way to the new value that a first-order filter goes."""
     reach = 2 * np.pi * np.asarray(cutoff) * seconds
     return reach / (reach + 1)

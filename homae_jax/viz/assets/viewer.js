@@ -176,11 +176,16 @@ function meshViewer(canvas) {
     painter.paint({ ...state, turn: rotation(state.yaw, state.pitch) });
   }
   const ask = () => { if (!waiting) { waiting = true; requestAnimationFrame(paint); } };
-  canvas.addEventListener("pointerdown", (e) => canvas.setPointerCapture(e.pointerId));
+  let last = null;
+  canvas.addEventListener("pointerdown", (e) => {
+    last = [e.clientX, e.clientY];
+    if (e.isTrusted) canvas.setPointerCapture(e.pointerId);
+  });
   canvas.addEventListener("pointermove", (e) => {
-    if (!e.buttons) return;
-    state.yaw += 0.008 * e.movementX;
-    state.pitch = Math.max(-1.6, Math.min(1.6, state.pitch + 0.008 * e.movementY));
+    if (!last || !e.buttons) return;
+    state.yaw += 0.008 * (e.clientX - last[0]);
+    state.pitch = Math.max(-1.6, Math.min(1.6, state.pitch + 0.008 * (e.clientY - last[1])));
+    last = [e.clientX, e.clientY];
     ask();
   });
   canvas.addEventListener("wheel", (e) => {
@@ -200,6 +205,7 @@ function meshViewer(canvas) {
   return {
     kind: painter.kind,
     state,
+    paint,
     show(meshes) { state.sphere = boundingSphere(meshes); painter.load(meshes); ask(); },
   };
 }

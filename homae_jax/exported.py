@@ -1,0 +1,105 @@
+"""Runs an exported network without the code that made it.
+
+    from homae_jax.exported import ExportedModel
+
+    model = ExportedModel("exports/homae_ho3d")
+    answer = model(image, intrinsics, hand_box_px, object_box_px, wrist, object_center)
+
+This file needs jax, numpy and safetensors alone: it may be copied into another project.
+The programs are StableHLO for cpu and cuda with any batch size (`jax.export`); the
+parameters and the hand come in as arguments. Crops of the size in ``program.json``,
+metres, OpenCV camera, pixels of the crop with the top-left centre at (0, 0).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+from safetensors import numpy as safetensors
+
+PROGRAM, LOCATE, ABOUT = "program.bin", "locate.bin", "program.json"
+MANIFEST, PARAMETERS, HAND = "manifest.json", "parameters.safetensors", "hand.npz"
+
+
+class ExportedModel:
+    """The network of an export as plain functions of arrays."""
+
+    def __init__(self, folder: str | Path, *, hand: str | Path | None = None):
+        """Reads the programs after comparing their hashes.
+
+        Args:
+          hand: npz of the hand (`python -m homae_jax.convert mano`); None: the one in
+            the export, which only hands free to share are.
+
+        Raises:
+          ValueError: files missing or altered.
+        """
+        self.folder = Path(folder)
+        manifest = json.loads(self._read(MANIFEST, None))
+        self._hashes = {k: v["sha256"] for k, v in manifest["files"].items()}
+        self.about = json.loads(self._checked(ABOUT))
+        self._params = safetensors.load(self._checked(PARAMETERS))
+        self._program = export.deserialize(bytearray(self._checked(PROGRAM)))
+        self._hand = self._read_hand(hand)
+        self._locate = None
+        if LOCATE in self._hashes:
+            self._locate = export.deserialize(bytearray(self._checked(LOCATE)))
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        intrinsics: np.ndarray,
+        hand_box_px: np.ndarray,
+        object_box_px: np.ndarray,
+        wrist: np.ndarray,
+        object_center: np.ndarray,
+    ) -> dict[str, jax.Array]:
+        """Answers crops; the first axis of everything is the batch.
+
+        Args:
+          image: uint8 RGB [b, s, s, 3].
+          intrinsics: of the crops [b, 3, 3].
+          hand_box_px: x0, y0, x1, y1 in the crop [b, 4]; likewise `object_box_px`.
+          wrist: origin of the hand's points [b, 3]; likewise `object_center`.
+
+        Returns:
+          joints [b, 21, 3], vertices [b, 778, 3], hand_rotmat [b, 16, 3, 3],
+          hand_betas [b, 10], object_rotmat [b, 3, 3], object_trans [b, 3], and both
+          point sets with their signed distances.
+        """
+        floats = (intrinsics, hand_box_px, object_box_px, wrist, object_center)
+        arrays = [np.asarray(each, np.float32) for each in floats]
+        image = np.asarray(image, np.uint8)
+        return self._program.call(self._params, self._hand, image, *arrays)
+
+    def locate(self, image: np.ndarray, intrinsics: np.ndarray) -> dict[str, jax.Array]:
+        """Boxes, wrist and object of square views, where the network was trained to."""
+        if self._locate is None:
+            raise ValueError(f"{self.folder}: was trained without auxiliary heads")
+        arrays = np.asarray(image, np.uint8), np.asarray(intrinsics, np.float32)
+        return self._locate.call(self._params, *arrays)
+
+    def _read(self, name: str, digest: str | None) -> bytes:
+        path = self.folder / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing; export the run again")
+        content = path.read_bytes()
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError(f"{path}: differs from its hash in {MANIFEST}")
+        return content
+
+    def _checked(self, name: str) -> bytes:
+        if name not in self._hashes:
+            raise ValueError(f"{self.folder}: the export has no {name}")
+        return self._read(name, self._hashes[name])
+
+    def _read_hand(self, given: str | Path | None) -> dict[str, Any]:
+        path = Path(given) if given else self.folder / HAND
+        if not path.is_file():
+            raise ValueError(f"{path}: missing; give the hand by hand=FILE.npz")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in self.about["hand_arrays"]}

@@ -1,0 +1,244 @@
+"""Trains every setting of a config's sweep(), and collects their results in a table.
+
+Examples:
+
+  # what would be run
+  python launch/sweep.py --config=configs/ablations/table6.py --dry_run
+
+  # on this machine, one GPU each in turn; what is finished is left out
+  python launch/sweep.py --config=configs/ablations/table6.py --gpus=0,1 \\
+      --out=runs/table6 --config.data.root=/data/HO3D_v2
+
+  # as a SLURM array, one job a setting
+  python launch/sweep.py --config=configs/ablations/table6.py --slurm \\
+      --sbatch=--gpus=1,--time=48:00:00 --out=runs/table6
+
+  # the table of what has come out so far
+  python launch/sweep.py --config=configs/ablations/table6.py --collect
+
+Run it again after an interruption: a training goes on from its checkpoint, and a
+setting that has its evaluation is not run again. Everything after the flags above,
+such as --config.KEY=VALUE, goes to every training.
+"""
+
+import argparse
+import collections
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from homae_jax.errors import UserError
+from homae_jax.evaluation import report, tables
+from homae_jax.evaluation.rendering import render
+
+POLL_SECONDS = 2.0
+FAILED = 1
+
+
+class Job(NamedTuple):
+    """One setting of a sweep."""
+
+    setting: str
+    workdir: Path
+    command: list[str]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has been evaluated."""
+        return bool(results_of(self.workdir))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; returns the exit code."""
+    options, rest = parse(argv)
+    try:
+        chosen = [name for name in options.settings.split(",") if name]
+        jobs = make_jobs(options.config, Path(options.out), rest, chosen)
+        if options.collect:
+            return collect(jobs, Path(options.out))
+        if options.slurm:
+            return submit(jobs, Path(options.out), options)
+        return run_here(jobs, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our own flags, and the rest for the trainings."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="a file that has sweep()")
+    parser.add_argument("--out", default="", help="folder of the runs")
+    parser.add_argument("--dry_run", action="store_true", help="print, run nothing")
+    parser.add_argument("--gpus", default="", help="numbers of GPUs, such as 0,1,2")
+    parser.add_argument("--slurm", action="store_true", help="submit a SLURM array")
+    parser.add_argument("--sbatch", default="", help="options of sbatch, with commas")
+    parser.add_argument("--collect", action="store_true", help="only the table")
+    parser.add_argument("--settings", default="", help="only these, with commas")
+    options, rest = parser.parse_known_args(argv)
+    options.out = options.out or f"runs/{Path(options.config).stem}"
+    return options, rest
+
+
+def make_jobs(
+    config: str, out: Path, rest: Sequence[str], chosen: Sequence[str]
+) -> list[Job]:
+    """A training for every setting of the file's sweep(), or for the chosen ones.
+
+    Raises:
+      UserError: no such file, no sweep() in it, or an unknown setting.
+    """
+    settings = list(load_sweep(config))
+    chosen = chosen or settings
+    unknown = sorted(set(chosen) - set(settings))
+    if unknown:
+        known = ", ".join(settings)
+        raise UserError(f"{config}: no setting {unknown[0]}; use one of {known}")
+    return [
+        Job(
+            setting,
+            out / setting,
+            [
+                *("bash", str(ROOT / "launch" / "train.sh")),
+                f"--config={config}:{setting}",
+                f"--workdir={out / setting}",
+                *rest,
+            ],
+        )
+        for setting in chosen
+    ]
+
+
+def load_sweep(config: str) -> dict[str, dict[str, object]]:
+    """What the file's sweep() gives."""
+    path = Path(config) if Path(config).is_absolute() else ROOT / config
+    if not path.is_file():
+        raise UserError(f"{config}: no such file; look into configs/ablations/")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "sweep"):
+        raise UserError(f"{config}: has no sweep(); configs/ablations/ shows some")
+    return module.sweep()
+
+
+def results_of(workdir: Path) -> list[Path]:
+    """Evaluations that a run has written."""
+    found = (workdir / "eval").glob("*.json")
+    return sorted(p for p in found if not p.name.endswith("_frames.json"))
+
+
+def run_here(jobs: Sequence[Job], options: argparse.Namespace) -> int:
+    """Runs what is not done, a job per GPU at a time (without GPUs one by one)."""
+    waiting = collections.deque(job for job in jobs if not job.is_done)
+    for job in jobs:
+        mark = "done   " if job.is_done else "to run "
+        print(f"{mark} {job.setting}: {shlex.join(job.command)}", flush=True)
+    if options.dry_run:
+        return 0
+    free = [gpu for gpu in options.gpus.split(",") if gpu] or [""]
+    running: dict[subprocess.Popen, tuple[Job, str]] = {}
+    failed = []
+    while waiting or running:
+        while waiting and free:
+            job, gpu = waiting.popleft(), free.pop(0)
+            running[start(job, gpu)] = job, gpu
+        for process in [p for p in running if p.poll() is not None]:
+            job, gpu = running.pop(process)
+            free.append(gpu)
+            if process.returncode:
+                failed.append(job.setting)
+                print(f"failed: {job.setting}, see {job.workdir}/log.txt", flush=True)
+        time.sleep(POLL_SECONDS if running else 0)
+    collect(jobs, Path(options.out))
+    return FAILED if failed else 0
+
+
+def start(job: Job, gpu: str) -> subprocess.Popen:
+    """Starts a training on one GPU ("": whatever there is); its words go to log.txt."""
+    job.workdir.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    if gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    with (job.workdir / "log.txt").open("ab") as log:
+        print(f"start: {job.setting}" + (f" on GPU {gpu}" if gpu else ""), flush=True)
+        return subprocess.Popen(
+            job.command, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def submit(jobs: Sequence[Job], out: Path, options: argparse.Namespace) -> int:
+    """Writes the array's script and hands it to sbatch."""
+    todo = [job for job in jobs if not job.is_done]
+    if not todo:
+        print("nothing is left to run")
+        return collect(jobs, out)
+    script = array_script(todo, [word for word in options.sbatch.split(",") if word])
+    if options.dry_run:
+        print(script)
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "array.sh"
+    path.write_text(script)
+    try:
+        return subprocess.run(["sbatch", str(path)], check=False).returncode
+    except FileNotFoundError as error:
+        raise UserError(f"sbatch is not here; submit {path} where it is") from error
+
+
+def array_script(jobs: Sequence[Job], sbatch: Sequence[str]) -> str:
+    """A SLURM array with a case for each setting."""
+    cases = [
+        f"  {index})\n    exec {shlex.join(job.command)}\n    ;;"
+        for index, job in enumerate(jobs)
+    ]
+    return "\n".join(
+        [
+            "#!/usr/bin/env bash",
+            "#SBATCH --job-name=homae_sweep",
+            f"#SBATCH --array=0-{len(jobs) - 1}",
+            "#SBATCH --signal=TERM@120",
+            *(f"#SBATCH {option}" for option in sbatch),
+            "set -euo pipefail",
+            f"cd {shlex.quote(str(ROOT))}",
+            'case "$SLURM_ARRAY_TASK_ID" in',
+            *cases,
+            "esac",
+            "",
+        ]
+    )
+
+
+def collect(jobs: Sequence[Job], out: Path) -> int:
+    """Prints one table of all results there are; writes it as results.md."""
+    results = {
+        f"{job.setting}": report.read_result(results_of(job.workdir)[0])
+        for job in jobs
+        if job.is_done
+    }
+    missing = [job.setting for job in jobs if not job.is_done]
+    if missing:
+        print(f"no result yet: {', '.join(missing)}")
+    if not results:
+        return 0
+    table = tables.runs_table(results, title=f"Sweep {out.name}, mm")
+    print(render(table))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.md").write_text(render(table, "markdown") + "\n")
+    print(f"-> {out / 'results.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Own pictures: upright, with the camera that EXIF, a field of view or K gives."""
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from homae_jax.data import photos
+from homae_jax.errors import UserError
+
+
+def save(path, size=(64, 48), focal=None, orientation=None):
+    image = Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8))
+    exif = image.getexif()
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    if focal:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal
+    image.save(path, exif=exif)
+    return path
+
+
+def test_read_photo_turns_a_picture_upright_and_reads_its_focal_length(tmp_path):
+    photo = photos.read_photo(save(tmp_path / "a.jpg", focal=28, orientation=6))
+    assert photo.image.shape == (64, 48, 3) and photo.focal_35mm == 28.0
+    assert photos.read_photo(save(tmp_path / "b.jpg")).focal_35mm is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0broken"])
+def test_read_photo_refuses_what_is_no_picture(tmp_path, content):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.jpg: not a readable picture"):
+        photos.read_photo(path)
+    with pytest.raises(UserError, match="smaller than 16 px"):
+        photos.read_photo(save(tmp_path / "tiny.png", size=(8, 8)))
+
+
+def test_choose_camera_prefers_what_is_known_best():
+    k = np.array([[500.0, 0, 30], [0, 510, 20], [0, 0, 1]])
+    every = {"intrinsics": k, "fov_deg": 90.0, "focal_35mm": 43.27}
+    found = []
+    for name in ("intrinsics", "fov_deg", "focal_35mm", None):
+        found.append(photos.choose_camera(80, 60, **every))
+        every.pop(name, None)
+    assert [c.source for c in found] == ["given", "fov", "exif", "assumed"]
+    assert [c.is_metric for c in found] == [True, False, False, False]
+    np.testing.assert_array_equal(found[0].intrinsics, k)
+    np.testing.assert_allclose(found[1].intrinsics[0, 0], 40.0)  # 90 degrees, 80 px
+    np.testing.assert_allclose(found[2].intrinsics[0, 0], 100.0)  # the diagonal
+    np.testing.assert_allclose(found[3].intrinsics[:2, 2], [39.5, 29.5])
+
+
+@pytest.mark.parametrize("k", [np.zeros((3, 3)), np.full((3, 3), np.nan)])
+def test_choose_camera_refuses_what_is_no_pinhole(k):
+    with pytest.raises(UserError, match="K: give"):
+        photos.choose_camera(80, 60, intrinsics=k)
+
+
+def test_list_pictures_is_sorted_and_says_when_there_are_none(tmp_path):
+    with pytest.raises(UserError, match="holds no picture"):
+        photos.list_pictures(tmp_path)
+    for name in ("b.PNG", "a.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in photos.list_pictures(tmp_path)] == ["a.jpg", "b.PNG"]

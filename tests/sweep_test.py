@@ -1,0 +1,116 @@
+"""Sweeps and launchers, dry: commands, what is left to run, arrays, the one table."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch" / "sweep.py")
+sweep = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sweep)
+
+CONFIG = "configs/ablations/table6.py"
+RESULT = {
+    "protocol": {"name": "hoisdf", "hand": "standard", "dataset": "ho3d"},
+    "num_samples": 7,
+    "metrics": {"mje_mm": 21.8, "ome_mm": 39.3},
+    "baselines": {},
+}
+
+
+def finish(folder, mje=21.8):
+    (folder / "eval").mkdir(parents=True)
+    result = RESULT | {"metrics": RESULT["metrics"] | {"mje_mm": mje}}
+    (folder / "eval" / "ho3d_evaluation.json").write_text(json.dumps(result))
+    (folder / "eval" / "ho3d_evaluation_frames.json").write_text("{}")
+
+
+def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
+    finish(tmp_path / "patches_8")
+    arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--dry_run"]
+    assert sweep.main([*arguments, "--config.train.epochs=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("to run  patches_4: bash")
+    assert f"--config={CONFIG}:patches_4" in lines[0]
+    assert lines[0].endswith("--config.train.epochs=1")
+    assert lines[1].startswith("done    patches_8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["patches_8"]
+
+
+def test_slurm_array_holds_what_is_left(tmp_path, capsys):
+    finish(tmp_path / "patches_4")
+    arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--dry_run", "--slurm"]
+    assert sweep.main([*arguments, "--sbatch=--gpus=1,--time=9:00:00"]) == 0
+    script = capsys.readouterr().out
+    assert "#SBATCH --array=0-2" in script and "#SBATCH --time=9:00:00" in script
+    assert "patches_4" not in script and "table6.py:patches_16" in script
+    check = subprocess.run(["bash", "-n"], input=script.encode(), check=False)
+    assert check.returncode == 0
+
+
+def test_run_here_runs_each_once_and_collects(tmp_path, monkeypatch, capsys):
+    """Two jobs on two GPUs, one of which fails: the other's result is in the table."""
+    good = f"mkdir -p {tmp_path}/a/eval; cp {tmp_path}/r.json {tmp_path}/a/eval/x.json"
+    (tmp_path / "r.json").write_text(json.dumps(RESULT))
+    jobs = [
+        sweep.Job("a", tmp_path / "a", ["bash", "-c", good]),
+        sweep.Job(
+            "b", tmp_path / "b", ["bash", "-c", "echo $CUDA_VISIBLE_DEVICES; exit 3"]
+        ),
+    ]
+    monkeypatch.setattr(sweep, "make_jobs", lambda *_: jobs)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    status = sweep.main(["--config=x.py", f"--out={tmp_path}", "--gpus=0,1"])
+    printed = capsys.readouterr().out
+    assert status == 1 and "failed: b" in printed and "no result yet: b" in printed
+    assert (tmp_path / "b" / "log.txt").read_text() == "1\n"
+    assert "| a | 21.8 |" in (tmp_path / "results.md").read_text()
+
+
+def test_collect_orders_settings_as_the_sweep_does(tmp_path, capsys):
+    for name, mje in (("patches_16", 22.4), ("patches_4", 22.6)):
+        finish(tmp_path / name, mje)
+    assert sweep.main([f"--config={CONFIG}", f"--out={tmp_path}", "--collect"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("22.6") < printed.index("22.4")
+    assert "no result yet: patches_8, patches_12" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/nowhere.py"], "no such file"),
+        (["--config=configs/common.py"], "has no sweep()"),
+        ([f"--config={CONFIG}", "--settings=patches_5"], "no setting patches_5"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert sweep.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_multi_gpu_names_its_gpus_and_dry_runs():
+    def run(*arguments):
+        script = ["bash", str(ROOT / "launch" / "multi_gpu.sh"), *arguments]
+        environment = {"DRY_RUN": "1", "PATH": "/usr/bin:/bin"}
+        return subprocess.run(
+            script, env=environment, capture_output=True, text=True, check=False
+        )
+
+    done = run("0,2", "--config=c.py")
+    assert done.stdout.startswith("CUDA_VISIBLE_DEVICES=0,2 bash")
+    assert done.stdout.endswith("train.sh --config=c.py\n")
+    assert run("all").stdout.startswith("CUDA_VISIBLE_DEVICES=all")
+    assert run("--config=c.py").returncode == 2
+
+
+def test_sweep_help_has_examples():
+    command = [sys.executable, str(ROOT / "launch" / "sweep.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--slurm" in done.stdout
