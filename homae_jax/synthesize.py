@@ -333,7 +333,7 @@ def _hand_shape(model: dict[str, Any]) -> scenes.HandShape:
     thumb, index, middle, ring, little = FINGERTIPS["smplx"]
     return scenes.HandShape(
         template_vertices=np.asarray(model["v_template"], np.float64),
-        closed_faces=np.asarray(close_wrist(np.asarray(model["f"])), np.int32),
+        closed_faces=close_wrist(np.asarray(model["f"], np.int32)),
         joints=np.asarray(model["J"], np.float64),
         tip_ids=np.array([index, middle, little, ring, thumb]),
         wrist_loop=np.array(WRIST_LOOP),
