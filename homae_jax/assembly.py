@@ -213,7 +213,8 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
     known = {field.name for field in dataclasses.fields(Homae)} - {"parent", "name"}
     for key in values:
         if key not in known:
-            raise UserError(f"model.{key}: no such key; known: {sorted(known)}")
+            shown = key if key.isidentifier() else repr(key)
+            raise UserError(f"model.{shown:.60}: no such key; known: {sorted(known)}")
     return Homae(
         image_size=config.data.image_size,
         fingertips=config.evaluate.fingertips,
