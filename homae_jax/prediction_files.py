@@ -317,7 +317,7 @@ def to_json(result: Prediction, fields: tuple[str, ...] = JSON_FIELDS) -> dict:
     shape = result.object_shape
     return {
         "format": FORMAT,
-        "frame": "OpenCV camera (x right, y down, z forward), metres; _px: pixels of "
+        "conventions": "OpenCV camera (x right, y down, z forward), metres; _px: pixels of "
         "the picture; joints in MANO order",
         "object_name": None if shape is None else shape.name,
         **values,

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from homae_jax import assembly
 from homae_jax.data import pipeline
 from homae_jax.data.source import Source
+from homae_jax.errors import UserError
 from homae_jax.evaluation import evaluator, report, tables
 from homae_jax.evaluation.runner import ModelRunner, Shown, spread
 from homae_jax.geometry import rotations
@@ -26,6 +27,7 @@ from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
 from homae_jax.schema import Batch
 from homae_jax.viz import curves, figures
 
+PROTOCOL_CHOICES = ("gt", "predicted")  # of each key of config.protocol
 PROBED_FRAMES = 96  # reconstruction and SDF signs are measured on about so many
 TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
 NUM_EXTREME = 4  # best, and worst, frames drawn
@@ -168,7 +170,31 @@ def _build_runner(
         near_sigma=config.targets.near_sigma,
         has_masking=config.model.mask.enabled,
         seed=config.seed,
+        **found_options(config),
     )
+
+
+def found_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What config.protocol wants predicted, as keyword arguments of ModelRunner.
+
+    Raises:
+      UserError: there is no auxiliary head to predict it, or no such choice.
+    """
+    protocol = config.protocol.to_dict()
+    for key, value in protocol.items():
+        if value not in PROTOCOL_CHOICES:
+            raise UserError(
+                f'protocol.{key}="{value}": use one of {", ".join(PROTOCOL_CHOICES)}'
+            )
+    found = tuple(key for key, value in protocol.items() if value == "predicted")
+    if found and not config.model.get("auxiliary", False):
+        raise UserError(
+            f"protocol.{found[0]}=predicted: this model was trained without auxiliary "
+            "heads (--config.model.auxiliary=true)"
+        )
+    is_const = config.data.object_center == "const"
+    depth = config.data.object_center_depth if is_const else None
+    return {"found": found, "center_depth": depth}
 
 
 class HandTruth:

@@ -101,7 +101,7 @@ def _write_files(
 ) -> None:
     host = jax.tree.map(np.asarray, dict(params))
     flat = traverse_util.flatten_dict(host, sep="/")
-    contiguous = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    contiguous = {name: np.array(value, order="C") for name, value in flat.items()}
     safetensors.save_file(contiguous, folder / PARAMETERS, metadata={"format": "np"})
     (folder / CONFIG).write_text(config_json)
     with ocp.StandardCheckpointer() as checkpointer:

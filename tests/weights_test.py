@@ -12,6 +12,7 @@ from homae_jax.errors import UserError
 PARAMS = {
     "vit": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T},
     "head": {"layer_0": {"bias": np.array([1.5, -2.0], np.float32)}},
+    "fusion": {"beta": np.array(0.1, np.float32)},  # a scalar stays one
 }
 CONFIG = '{"model": {"dtype": "float32"}}'
 
@@ -27,6 +28,7 @@ def assert_equal_trees(a, b):
         if isinstance(a[key], dict):
             assert_equal_trees(a[key], b[key])
         else:
+            assert np.shape(a[key]) == np.shape(b[key])
             np.testing.assert_array_equal(a[key], b[key])
 
 
@@ -47,7 +49,7 @@ def test_write_export_checkpoint_is_read_by_orbax(tmp_path):
 def test_load_export_raises_on_the_parameters_of_another_model(tmp_path):
     folder = write(tmp_path / "out")
     weights.load_export(folder, PARAMS)
-    other = {"vit": {"kernel": np.zeros((2, 2))}, "head": PARAMS["head"]}
+    other = PARAMS | {"vit": {"kernel": np.zeros((2, 2))}}
     message = r"1 parameters differ: vit/kernel \(wanted \(2, 2\), found \(4, 3\)\)"
     with pytest.raises(UserError, match=message):
         weights.load_export(folder, other)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from homae_jax.geometry import camera
 from homae_jax.schema import Batch, Targets
 
 
@@ -33,8 +34,26 @@ class Reconstruction(NamedTuple):
     patch_mask: Bool[Array, "b gh gw"]
 
 
-def predict(params: Any, batch: Batch, mano: Any, *, model: Any) -> Answer:
-    """Inference as a user's: clean image, points of the network's own."""
+def predict(
+    params: Any,
+    batch: Batch,
+    mano: Any,
+    *,
+    model: Any,
+    found: tuple[str, ...] = (),
+    center_depth: float | None = None,
+) -> Answer:
+    """Inference as a user's: clean image, points of the network's own.
+
+    Args:
+      found: what the auxiliary head is to find instead of the labels: of "root",
+        "boxes", "object_center". The crop stays the labels'.
+      center_depth: of the object's centre; None: the wrist's.
+    """
+    if found:
+        batch = with_found(
+            params, batch, model=model, found=found, center_depth=center_depth
+        )
     out = model.apply({"params": params}, batch, mano)
     return Answer(
         joints=out.joints,
@@ -44,6 +63,34 @@ def predict(params: Any, batch: Batch, mano: Any, *, model: Any) -> Answer:
         hand_in_box=jnp.mean(out.hand_points_in_box, axis=-1),
         object_in_box=jnp.mean(out.object_points_in_box, axis=-1),
     )
+
+
+def with_found(
+    params: Any,
+    batch: Batch,
+    *,
+    model: Any,
+    found: tuple[str, ...],
+    center_depth: float | None,
+) -> Batch:
+    """The batch with what the auxiliary head finds in the crop in the labels' place."""
+    located = model.apply(
+        {"params": params}, batch.image, batch.intrinsics, method="locate"
+    )
+    if "root" in found:
+        batch = batch._replace(wrist=located.wrist)
+    if "boxes" in found:
+        batch = batch._replace(
+            hand_box_px=located.hand_box_px, object_box_px=located.object_box_px
+        )
+    if "object_center" in found:
+        box, depth = batch.object_box_px, batch.wrist[:, 2:]
+        if center_depth is not None:
+            depth = jnp.full_like(depth, center_depth)
+        middle = jnp.trunc((box[:, None, :2] + box[:, None, 2:]) / 2)
+        center = camera.unproject(middle, depth, batch.intrinsics)[:, 0]
+        batch = batch._replace(object_center=center)
+    return batch
 
 
 def signed_distances(
@@ -96,6 +143,6 @@ def _points_to_ask(model: Any, hand: Array, obj: Array) -> Targets:
     )
 
 
-def jitted(function: Any, *, model: Any) -> Any:
+def jitted(function: Any, *, model: Any, **options: Any) -> Any:
     """`function` of this module, compiled for `model`."""
-    return jax.jit(lambda *args: function(*args, model=model))
+    return jax.jit(lambda *args: function(*args, model=model, **options))

@@ -56,6 +56,8 @@ class ModelRunner:
         near_sigma: float,
         has_masking: bool,
         seed: int = 0,
+        found: tuple[str, ...] = (),
+        center_depth: float | None = None,
     ):
         """Prepares the compiled passes.
 
@@ -63,6 +65,7 @@ class ModelRunner:
           true_vertices: the true hand meshes of a batch, or None where there are none.
           near_sigma: scatter of the probed points about the surface, metres.
           has_masking: whether the model masks; without, nothing is reconstructed.
+          found, center_depth: of passes.predict: what is not taken from the labels.
         """
         self.shown: list[Shown] = []
         self.num_probed = 0
@@ -75,7 +78,9 @@ class ModelRunner:
         self._has_masking = has_masking
         self._key = jax.random.key(seed)
         self._number = 0
-        self._predict = passes.jitted(passes.predict, model=model)
+        self._predict = passes.jitted(
+            passes.predict, model=model, found=found, center_depth=center_depth
+        )
         self._distances = passes.jitted(passes.signed_distances, model=model)
         self._reconstruct = passes.jitted(passes.reconstruct, model=model)
         self._true_distances = jax.jit(mesh_sdf.signed_distance_batch)

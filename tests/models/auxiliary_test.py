@@ -6,7 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from homae_jax import losses
+from configs import common
+from homae_jax import losses, scoring
+from homae_jax.errors import UserError
+from homae_jax.evaluation import passes
 from homae_jax.geometry import camera
 from homae_jax.models.auxiliary import NUM_OBJECTS, AuxiliaryHead, focal_in_sides
 from homae_jax.models.homae import Homae
@@ -151,3 +154,53 @@ def test_auxiliary_head_learns_where_a_bright_square_lies():
     train = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=300)[0][0])
     assert float(loss(params)) > 8.0
     assert float(loss(train(params))) < 4.0
+
+
+class Finder:
+    """Finds what it was told to, in place of a network."""
+
+    def __init__(self, located):
+        self._located = located
+
+    def apply(self, variables, image, intrinsics, method):
+        assert method == "locate"
+        return self._located
+
+
+@pytest.mark.parametrize("depth", [None, 0.7])
+def test_with_found_puts_the_found_in_the_labels_place(depth):
+    batch = toy.toy_batch()
+    truth = perfect(batch, batch)
+    box = jnp.array([[10.0, 20.0, 31.0, 40.0], [0.0, 0.0, 8.0, 8.0]])
+    located = truth._replace(wrist=batch.wrist + 0.1, object_box_px=box)
+    found = passes.with_found(
+        {},
+        batch,
+        model=Finder(located),
+        found=("root", "boxes", "object_center"),
+        center_depth=depth,
+    )
+    np.testing.assert_array_equal(found.wrist, located.wrist)
+    np.testing.assert_array_equal(found.object_box_px, box)
+    np.testing.assert_array_equal(found.hand_box_px, batch.hand_box_px)
+    expected = located.wrist[:, 2] if depth is None else depth
+    np.testing.assert_allclose(found.object_center[:, 2], expected, rtol=1e-6)
+    pixels = camera.project(found.object_center[:, None], batch.intrinsics)[:, 0]
+    np.testing.assert_allclose(pixels, [[20.0, 30.0], [4.0, 4.0]], atol=1e-3)
+    only = passes.with_found(
+        {}, batch, model=Finder(located), found=("root",), center_depth=depth
+    )
+    np.testing.assert_array_equal(only.object_box_px, batch.object_box_px)
+
+
+def test_found_options_refuse_a_model_without_the_head():
+    config = common.get_config()
+    assert scoring.found_options(config)["found"] == ()
+    config.protocol.root = "predicted"
+    with pytest.raises(UserError, match="trained without auxiliary heads"):
+        scoring.found_options(config)
+    config.model.auxiliary = True
+    assert scoring.found_options(config)["found"] == ("root",)
+    config.protocol.boxes = "guessed"
+    with pytest.raises(UserError, match=r"protocol\.boxes"):
+        scoring.found_options(config)

@@ -1,0 +1,205 @@
+"""What predict reads and writes, with a predictor that needs no network."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import trimesh
+
+from homae_jax import prediction_files
+from homae_jax.data import photos
+from homae_jax.errors import UserError
+from homae_jax.predictor import Inspection, ObjectShape, Prediction, Predictor
+
+BALL = trimesh.creation.icosphere(subdivisions=3, radius=0.06)
+HAND = np.resize(BALL.vertices, (778, 3))
+FACES = np.array([f for f in BALL.faces if max(f) < 642])
+CENTER = np.array([0.02, 0.0, 0.5])
+SHAPE = ObjectShape("ball", 0.8 * BALL.vertices, np.asarray(BALL.faces))
+
+
+class ToyPredictor(Predictor):
+    """Says the same of every picture, and what it was given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, image, *, focal_35mm=None, **keywords):
+        self.calls.append(keywords)
+        height, width = image.shape[:2]
+        taken = photos.choose_camera(
+            width, height, intrinsics=keywords.get("intrinsics"), fov_deg=50.0
+        )
+        pose = np.eye(4)
+        pose[:3, 3] = CENTER + np.array([0.05, 0.0, 0.0])
+        points = np.zeros((4, 3)) + CENTER
+        joints = np.linspace(-0.05, 0.05, 63).reshape(21, 3) + CENTER
+        return Prediction(
+            joints_cam=joints,
+            vertices_cam=HAND + CENTER,
+            hand_faces=FACES,
+            hand_pose_aa=np.zeros((16, 3)),
+            hand_betas=np.zeros(10),
+            wrist_cam=joints[0],
+            cam_T_obj=pose,
+            object_shape=keywords.get("object_shape") or SHAPE,
+            object_scores={"ball": 1.0},
+            hand_points_cam=points,
+            hand_points_sdf=np.zeros(4),
+            object_points_cam=points,
+            object_points_sdf=np.zeros(4),
+            hand_box_px=np.array([1.0, 2.0, 30.0, 40.0]),
+            object_box_px=np.array([1.0, 2.0, 30.0, 40.0]),
+            picture_intrinsics=taken.intrinsics,
+            crop_intrinsics=taken.intrinsics,
+            crop_affine=np.eye(3),
+            crop=np.zeros((64, 64, 3), np.uint8),
+            is_left=keywords["is_left"],
+            is_metric=taken.is_metric,
+            camera_source=taken.source,
+            predicted_inputs=("wrist",),
+            hand_mask=np.zeros((32, 32)),
+            object_mask=np.zeros((32, 32)),
+            network_input=_Input,
+        )
+
+    def inspect(self, result, *, seed=0):
+        crop = np.zeros((64, 64, 3), np.uint8)
+        slices = {part: np.ones((8, 8)) for part in ("hand", "object")}
+        return Inspection(crop, crop, slices)
+
+
+class _Input:
+    """The one field of a Batch that is drawn."""
+
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image = np.full((60, 80, 3), 120, np.uint8)
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(folder / name), image)
+    truth = np.linspace(-0.05, 0.05, 63).reshape(21, 3)
+    truth[1:] += [0.0, 0.003, 0.004]  # 5 mm off but for the wrist
+    notes = {"K": [100, 100, 40, 30], "left": True, "joints_cam": truth.tolist()}
+    (folder / "a.json").write_text(json.dumps(notes))
+    return folder
+
+
+SWITCHES = {"skeleton": True, "details": True}
+
+
+def test_predict_folder_writes_every_file_and_the_page(pictures, tmp_path, capsys):
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    predict, out = ToyPredictor(), tmp_path / "out"
+    prediction_files.predict_folder(predict, pictures, out, {}, **SWITCHES)
+    assert sorted(p.name for p in (out / "a").iterdir()) == [
+        "front.png", "meshes.glb", "meshes.obj", "overlay.png", "prediction.json",
+        "reconstruction.png", "sdf.png", "sheet.png", "side.png",
+    ]  # fmt: skip
+    assert [call["is_left"] for call in predict.calls] == [True, False]
+    np.testing.assert_array_equal(
+        predict.calls[0]["intrinsics"], [[100, 0, 40], [0, 100, 30], [0, 0, 1]]
+    )
+    result = json.loads((out / "a" / "prediction.json").read_text())
+    assert result["is_metric"] and result["object_name"] == "ball"
+    np.testing.assert_allclose(result["measured"]["error_mm"], 5 * 20 / 21, rtol=1e-6)
+    np.testing.assert_allclose(result["cam_T_obj"][0], [1, 0, 0, 0.07])
+    assert len(result["vertices_cam"]) == 778 and "metres" in result["conventions"]
+    page = (out / "index.html").read_text()
+    assert "a.png" in page and "hand occlusion" in page
+    printed = capsys.readouterr().out
+    assert "left out" in printed and "broken.jpg" in printed and "2 of 3" in printed
+
+
+def test_predict_picture_says_when_depth_is_not_metric(pictures, tmp_path, capsys):
+    prediction_files.predict_picture(
+        ToyPredictor(), pictures / "b.png", tmp_path / "out", {}, **SWITCHES
+    )
+    printed = capsys.readouterr().out
+    assert "distances are not metric (give --K)" in printed
+    assert "found by the network: wrist" in printed
+
+
+def test_check_free_keeps_earlier_results(pictures, tmp_path):
+    out = tmp_path / "out"
+    prediction_files.check_free(out, overwrite=False)
+    out.mkdir()
+    (out / "prediction.json").touch()
+    with pytest.raises(UserError, match="--overwrite"):
+        prediction_files.check_free(out, overwrite=False)
+    prediction_files.check_free(out, overwrite=True)
+    with pytest.raises(UserError, match="is a file"):
+        prediction_files.check_free(out / "prediction.json", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "wants an object"),
+        ('{"k": 1}', "no such key 'k'"),
+    ],
+)
+def test_read_notes_names_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        prediction_files.read_notes(path)
+    assert prediction_files.read_notes(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"hand_box": [1, 2, 3]},
+        {"root": ["a", 1, 2]},
+        {"K": [1, 2]},
+        {"K": None, "fov": "wide"},
+        {"root": [0, 0, float("nan")]},
+    ],
+)
+def test_to_keywords_refuses_wrong_numbers(notes):
+    with pytest.raises(UserError, match="finite numbers"):
+        prediction_files.to_keywords(notes)
+
+
+def test_to_keywords_reads_a_mesh_of_ones_own(tmp_path):
+    path = tmp_path / "cup.obj"
+    BALL.export(path)
+    shape = prediction_files.to_keywords({"object": str(path)})["object_shape"]
+    assert shape.name == "cup" and len(shape.faces) == len(BALL.faces)
+    big = BALL.copy()
+    big.apply_scale(1000.0)
+    big.export(path)
+    with pytest.raises(UserError, match="scale it to metres"):
+        prediction_files.to_keywords({"object": str(path)})
+    path.write_text("no mesh")
+    with pytest.raises(UserError, match=r"cup\.obj"):
+        prediction_files.to_keywords({"object": str(path)})
+
+
+def test_predict_video_writes_a_clip_and_a_line_for_each_frame(tmp_path):
+    path, out = tmp_path / "clip.mp4", tmp_path / "out"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (80, 60))
+    for level in (0, 100, 200):
+        writer.write(np.full((60, 80, 3), level, np.uint8))
+    writer.release()
+    prediction_files.predict_video(
+        ToyPredictor(), path, out, {}, smooth=True, **SWITCHES
+    )
+    lines = (out / "predictions.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["frame"] for record in records] == [0, 1, 2]
+    np.testing.assert_allclose(records[2]["seconds"], 0.2)
+    assert "vertices_cam" not in records[0]
+    clip = cv2.VideoCapture(str(out / "overlay.webm"))
+    assert sum(clip.read()[0] for _ in range(5)) == 3
+    assert sorted(p.name for p in out.iterdir()) == [
+        "overlay.webm",
+        "predictions.jsonl",
+    ]

@@ -1,0 +1,238 @@
+"""From a picture to a result: frames, mirrors, what is missing, exports."""
+
+import ast
+import importlib.util
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from homae_jax import assembly, bundle, exported, program, weights
+from homae_jax.errors import UserError
+from homae_jax.geometry import camera
+from homae_jax.predictor import MIRROR, ObjectShape, Predictor, _mirrored_pose
+from homae_jax.schema import Targets
+from tests import toy
+from tests.evaluate_test import OBJECT_NAMES, toy_config
+
+HAS_PROGRAMS = importlib.util.find_spec("flatbuffers") is not None
+K = np.array([[300.0, 0.0, 85.0], [0.0, 290.0, 55.0], [0.0, 0.0, 1.0]])
+IMAGE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+GIVEN = {
+    "intrinsics": K,
+    "hand_box_px": np.array([40.0, 30.0, 90.0, 80.0]),
+    "object_box_px": np.array([60.0, 40.0, 120.0, 100.0]),
+    "wrist_cam": np.array([-0.02, -0.01, 0.5]),
+}
+
+
+def write_export(folder, *, auxiliary, programs=False):
+    """A toy network as an export that holds hand and objects."""
+    config = toy_config()
+    config.data.root, config.model.auxiliary = "", auxiliary
+    model = assembly.build_model(config)
+    points = jnp.zeros((2, 12, 3)), jnp.zeros((2, 8, 3))
+    targets = Targets(*[None] * len(Targets._fields))._replace(
+        hand_points_norm=points[0],
+        object_points_norm=points[1],
+        hand_sdf_points_norm=points[0],
+        object_sdf_points_norm=points[1],
+    )
+    params = toy.toy_parameters(
+        model,
+        toy.toy_batch(),
+        toy.toy_mano(),
+        targets=targets,
+        own_points=False,
+        mask_image=True,
+        reconstruct=True,
+    )["params"]
+    extras = {
+        bundle.HAND: bundle.pack_hand(toy.toy_mano()),
+        bundle.OBJECTS: bundle.pack_objects(toy.toy_templates(), OBJECT_NAMES),
+    }
+    if programs:
+        extras |= program.build_programs(config, params, toy.toy_mano())
+    text = assembly.config_to_json(config)
+    return weights.write_export(folder, params, config_json=text, step=3, extras=extras)
+
+
+@pytest.fixture(scope="module")
+def load_toy_hand():
+    """The toy hand is no hand: its wrist cannot be closed, so it is handed over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("homae_jax.predictor.load_mano", lambda path: toy.toy_mano())
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_export(
+        tmp_path_factory.mktemp("export") / "e", auxiliary=True, programs=HAS_PROGRAMS
+    )
+
+
+@pytest.fixture(scope="module")
+def predict(folder, load_toy_hand):
+    return Predictor(folder)
+
+
+@pytest.fixture(scope="module")
+def result(predict):
+    return predict(IMAGE, **GIVEN)
+
+
+def test_predictor_answers_in_the_frame_of_the_picture(result):
+    np.testing.assert_allclose(result.joints_cam[0], GIVEN["wrist_cam"], atol=1e-5)
+    assert result.is_metric and result.camera_source == "given"
+    assert result.predicted_inputs == () and not result.is_left
+    assert result.vertices_cam.shape == (778, 3)
+    assert result.object_vertices_cam.shape == (1000, 3)
+    np.testing.assert_allclose(result.cam_T_obj[3], [0, 0, 0, 1])
+    np.testing.assert_allclose(np.linalg.det(result.cam_T_obj[:3, :3]), 1, atol=1e-5)
+    for part in ("hand", "object"):
+        box = getattr(result, f"{part}_box_px")
+        np.testing.assert_allclose(box, GIVEN[f"{part}_box_px"], atol=1e-3)
+
+
+def test_prediction_projects_alike_in_picture_and_crop(result):
+    in_picture = camera.project(result.joints_cam, result.picture_intrinsics)
+    moved = np.c_[in_picture, np.ones(21)] @ result.crop_affine.T
+    in_crop = camera.project(result.joints_cam, result.crop_intrinsics)
+    np.testing.assert_allclose(in_crop, moved[:, :2], atol=1e-2)
+
+
+def test_predictor_mirrors_a_left_hand(predict, result):
+    """The mirrored picture as a left hand gives the mirrored answer."""
+    last = IMAGE.shape[1] - 1.0
+    flip = np.array([[-1.0, 0, last], [0, 1, 0], [0, 0, 1]])
+
+    def mirrored(box):
+        return np.array([last - box[2], box[1], last - box[0], box[3]])
+
+    left = predict(
+        np.ascontiguousarray(IMAGE[:, ::-1]),
+        intrinsics=flip @ K @ MIRROR,
+        hand_box_px=mirrored(GIVEN["hand_box_px"]),
+        object_box_px=mirrored(GIVEN["object_box_px"]),
+        wrist_cam=MIRROR @ GIVEN["wrist_cam"],
+        is_left=True,
+    )
+    for name in ("joints_cam", "vertices_cam", "object_points_cam"):
+        np.testing.assert_allclose(
+            getattr(left, name), getattr(result, name) @ MIRROR, atol=1e-5
+        )
+    np.testing.assert_allclose(
+        left.hand_pose_aa[:, 0], result.hand_pose_aa[:, 0], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        left.hand_pose_aa[:, 1:], -result.hand_pose_aa[:, 1:], atol=1e-4
+    )
+    in_crop = camera.project(left.joints_cam, left.crop_intrinsics)
+    moved = camera.project(left.joints_cam, left.picture_intrinsics)
+    moved = np.c_[moved, np.ones(21)] @ left.crop_affine.T
+    np.testing.assert_allclose(in_crop, moved[:, :2], atol=1e-2)
+    np.testing.assert_array_equal(left.crop, result.crop[:, ::-1])
+
+
+def test_mirrored_pose_shows_the_mirrored_object():
+    """A box without symmetric corners but with a plane of symmetry, x."""
+    rng = np.random.default_rng(1)
+    half = rng.normal(size=(40, 3))
+    vertices = np.concatenate([half, half * [-1, 1, 1]]) + 0.1
+    pose = np.eye(4)
+    pose[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    pose[:3, :3] *= np.linalg.det(pose[:3, :3])
+    pose[:3, 3] = rng.normal(size=3)
+    shape = ObjectShape("toy", vertices, np.zeros((0, 3), int))
+    made = _mirrored_pose(pose, shape)
+    np.testing.assert_allclose(np.linalg.det(made[:3, :3]), 1.0, atol=1e-9)
+    seen = vertices @ made[:3, :3].T + made[:3, 3]
+    wanted = (vertices @ pose[:3, :3].T + pose[:3, 3]) * [-1, 1, 1]
+    np.testing.assert_allclose(
+        np.sort(seen, axis=0), np.sort(wanted, axis=0), atol=1e-9
+    )
+
+
+def test_predictor_finds_what_is_not_given(predict):
+    found = predict(IMAGE)
+    assert found.predicted_inputs == ("hand_box", "object_box", "wrist")
+    assert not found.is_metric and found.camera_source == "assumed"
+    assert set(found.object_scores) == set(OBJECT_NAMES)
+    np.testing.assert_allclose(sum(found.object_scores.values()), 1.0, rtol=1e-6)
+    assert np.isfinite(found.joints_cam).all() and found.wrist_cam[2] > 0
+
+
+def test_predictor_without_auxiliary_heads_names_what_is_missing(
+    tmp_path, load_toy_hand
+):
+    bare = Predictor(write_export(tmp_path / "e", auxiliary=False))
+    with pytest.raises(UserError, match=r"give --object_box, --root, or train with"):
+        bare(IMAGE, hand_box_px=GIVEN["hand_box_px"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hand_box_px": np.array([10.0, 10.0, 5.0, 20.0])}, "hand_box"),
+        ({"intrinsics": np.zeros((3, 3))}, "K: give"),
+        ({"object_shape": "teapot"}, "no known object"),
+        ({"intrinsics": None, "fov_deg": 200.0}, "fov=200"),
+    ],
+)
+def test_predictor_refuses_what_makes_no_sense(predict, changes, message):
+    with pytest.raises(UserError, match=message):
+        predict(IMAGE, **(GIVEN | changes))
+
+
+def test_inspect_reconstructs_and_slices(predict, result):
+    seen = predict.inspect(result)
+    assert seen.reconstruction.shape == result.crop.shape
+    assert set(seen.sdf) == {"hand", "object"}
+    assert all(np.isfinite(values).all() for values in seen.sdf.values())
+
+
+@pytest.mark.skipif(not HAS_PROGRAMS, reason="no flatbuffers here")
+def test_exported_model_answers_as_the_network_does(folder, predict, result):
+    model = exported.ExportedModel(folder)
+    batch = result.network_input
+    inputs = [
+        np.repeat(np.asarray(getattr(batch, name)), 3, axis=0)
+        for name in (
+            "image", "intrinsics", "hand_box_px", "object_box_px", "wrist",
+            "object_center",
+        )
+    ]  # fmt: skip
+    answer = model(*inputs)
+    assert answer["joints"].shape == (3, 21, 3)
+    np.testing.assert_allclose(answer["joints"][2], result.joints_cam, atol=1e-4)
+    np.testing.assert_allclose(
+        answer["object_trans"][0], result.cam_T_obj[:3, 3], atol=1e-4
+    )
+    found = model.locate(inputs[0], inputs[1])
+    assert found["hand_box_px"].shape == (3, 4)
+    assert json.loads((folder / "program.json").read_text())["platforms"] == [
+        "cpu",
+        "cuda",
+    ]
+
+
+def test_exported_needs_none_of_the_projects_code():
+    source = Path(exported.__file__).read_text()
+    for node in ast.walk(ast.parse(source)):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [
+            a.name for a in getattr(node, "names", []) if isinstance(node, ast.Import)
+        ]
+        assert not any(name.startswith("homae_jax") for name in modules)
+
+
+def test_importing_the_package_starts_no_jax():
+    """homae_jax.Predictor is loaded when it is asked for."""
+    import subprocess
+    import sys
+
+    code = "import sys, homae_jax; assert 'jax' not in sys.modules; homae_jax.Predictor"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
