@@ -74,18 +74,20 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
     )
     files = {"README.md": card.encode()}
     try:
-        templates, names = assembly.build_templates(run.config)
-        files[bundle.OBJECTS] = bundle.pack_objects(templates, names)
-        mano = assembly.build_mano(run.config)
+        parts = assembly.build_parts(run.config)
     except UserError as error:
         print(f"left out objects and programs: {error}")
         return files
+    files[bundle.OBJECTS] = bundle.pack_objects(parts.templates, parts.object_names)
     if run.config.data.dataset == "synthetic":
-        files[bundle.HAND] = bundle.pack_hand(mano)
+        files[bundle.HAND] = bundle.pack_hand(parts.mano)
     if not _PROGRAM.value:
         return files
     try:
-        return files | program.build_programs(run.config, params, mano)
+        wanted = assembly.param_shapes(run.config, parts)
+        if jax.tree.structure(wanted) != jax.tree.structure(params):
+            raise UserError("the parameters are not of the configuration's model")
+        return files | program.build_programs(run.config, params, parts.mano)
     except UserError as error:
         print(f"left out the programs: {error}")
         return files

@@ -580,6 +580,11 @@ def _find_hand(run: assembly.StoredRun, given: str | Path | None) -> ManoModel:
     bundled = run.folder / bundle.HAND
     if given is None and bundled.is_file():
         return load_mano(bundled)
+    data = run.config.data
+    if not (given or data.root or data.mano):
+        raise UserError(
+            f"{run.folder}: holds no hand model; give it by --mano=MANO_RIGHT.pkl"
+        )
     path = Path(given) if given else assembly.data_paths(run.config).mano
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the hand model by --mano=FILE")
