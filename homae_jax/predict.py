@@ -27,7 +27,7 @@ meshes.obj. A folder has these in one folder per picture and index.html: one fil
 opens in any browser, sorted by error or occlusion, with meshes that turn with the
 mouse. A file photo.json beside photo.jpg may hold its own K, fov, hand_box,
 object_box, root, object, left, and joints_cam to be compared with. A video gives
-overlay.webm and predictions.jsonl, a line for each frame.
+overlay.mp4 and predictions.jsonl, a line for each frame.
 """
 
 from collections.abc import Sequence

@@ -30,11 +30,11 @@ RESULT, PAGE, LINES, CLIP = (
     "prediction.json",
     "index.html",
     "predictions.jsonl",
-    "overlay.webm",
+    "overlay.mp4",
 )
 MAX_MESH_BYTES = 256 * 2**20
 MAX_NOTE_BYTES = 2**20
-CODEC = "VP90"  # plays in browsers, and OpenCV's wheels can write it
+CODEC = "vp09"  # plays in browsers, and OpenCV's wheels can write it
 FORMAT = "homae_jax prediction"
 JSON_FIELDS = (  # of Prediction, in the order of the file
     "is_metric",

@@ -197,9 +197,9 @@ def test_predict_video_writes_a_clip_and_a_line_for_each_frame(tmp_path):
     assert [record["frame"] for record in records] == [0, 1, 2]
     np.testing.assert_allclose(records[2]["seconds"], 0.2)
     assert "vertices_cam" not in records[0]
-    clip = cv2.VideoCapture(str(out / "overlay.webm"))
+    clip = cv2.VideoCapture(str(out / "overlay.mp4"))
     assert sum(clip.read()[0] for _ in range(5)) == 3
     assert sorted(p.name for p in out.iterdir()) == [
-        "overlay.webm",
+        "overlay.mp4",
         "predictions.jsonl",
     ]
