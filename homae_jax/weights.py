@@ -35,7 +35,7 @@ CONFIG = "config.json"
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint"
 MAX_LISTED, MAX_MESSAGE = 8, 200  # parameters, and letters of a reason, in one error
-MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES, MAX_NAME = 16 * 2**20, 200
 
 
 class Export(NamedTuple):
@@ -200,7 +200,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: version {version!r:.40}, this program reads {VERSION}"
         )
-    if any("\0" in name for name in files):
+    if not all(name.isprintable() and len(name) <= MAX_NAME for name in files):
         raise UserError(f"{path}: names a file that cannot be")
     return {"files": files, "step": step}
 

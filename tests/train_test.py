@@ -249,11 +249,11 @@ def test_a_killed_training_goes_on_to_the_bit(config_file, tmp_path, engine):
     process.kill()
     process.communicate()
     process = start(config_file, killed, argument)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "goes on from step" in out
     process = start(config_file, tmp_path / "whole", argument)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert_same_run(killed, tmp_path / "whole", load(config_file))
     assert losses(killed).keys() == losses(tmp_path / "whole").keys()
 
@@ -265,7 +265,7 @@ def test_a_stopped_training_saves_and_says_so_in_one_line(
     process = start(config_file, tmp_path / "run", "--config.train.steps=100000")
     wait_for(process, "step 4/")
     process.send_signal(number)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     step = checkpoint.choose_step(tmp_path / "run")
     last = out.splitlines()[-1]
@@ -276,7 +276,7 @@ def test_a_second_training_in_a_folder_is_refused(config_file, tmp_path):
     process = start(config_file, tmp_path / "run", "--config.train.steps=100000")
     wait_for(process, "step 4/")
     second = start(config_file, tmp_path / "run")
-    _, err = second.communicate(timeout=120)
+    _, err = second.communicate(timeout=600)
     process.kill()
     process.communicate()
     assert second.returncode == 2
@@ -290,7 +290,7 @@ def test_train_goes_on_with_another_engine_on_other_devices(
     toy_training.install(monkeypatch)
     train.train_and_evaluate(load(config_file, steps=10), tmp_path)
     process = start(config_file, tmp_path, "--config.parallel.engine=pmap", devices=4)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert int(final(tmp_path, load(config_file)).state.step) == 24
 

@@ -209,7 +209,9 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _damage(folder: Path, name: str) -> str:
-    return f"checkpoint of step {folder.name} is damaged: {folder / name}; {REMEDY}"
+    shown = name if name.isprintable() else repr(name)
+    file = f"{folder}/{shown[:MAX_MESSAGE]}"
+    return f"checkpoint of step {folder.name} is damaged: {file}; {REMEDY}"
 
 
 def read_config(workdir: str | Path, step: int) -> dict[str, Any]:

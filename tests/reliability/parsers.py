@@ -561,7 +561,16 @@ def hostile_manifests() -> dict[str, bytes]:
     """Names that lead out of the export."""
     good = json.loads(_manifest_seeds()[0])
     found = hostile_json()
-    for name in ("../../../etc/passwd", "/etc/passwd", "/dev/zero", "/dev/stdin", ".."):
+    for name in (
+        "a" * 300,
+        "a/" * 3000,
+        "a\nb",
+        "../../../etc/passwd",
+        "/etc/passwd",
+        "/dev/zero",
+        "/dev/stdin",
+        "..",
+    ):
         files = good["files"] | {name: {"sha256": "0", "bytes": 1}}
         found[name] = json.dumps(good | {"files": files}).encode()
     return found

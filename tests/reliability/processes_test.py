@@ -77,7 +77,7 @@ def test_loaders_end_with_the_program(tree, workers, how):
     if is_signal:
         assert len(members(process.pid)) >= 1 + workers
         process.send_signal(how)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=600)
     assert_all_end(process.pid)
     if how == "normal" and not workers:
         assert out == "threads 0\n"
@@ -105,7 +105,7 @@ def test_render_processes_end_with_the_program(tmp_path, how):
     if how != "error":
         assert len(members(process.pid)) == 3
         process.send_signal(how)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert_all_end(process.pid)
 
 

@@ -9,6 +9,7 @@ caches filled, does not count.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -42,8 +43,14 @@ class Sample(NamedTuple):
     children: int
 
 
-def watch(process: subprocess.Popen, workdir: Path, minutes: float) -> list[Sample]:
-    """Samples until the time is over; the first when the first step is done."""
+def watch(
+    process: subprocess.Popen, workdir: Path, minutes: float, table: Path
+) -> list[Sample]:
+    """Samples until the time is over; the first when the first step is done.
+
+    Each is in the table at once, so that none is lost with this program.
+    """
+    table.write_text(",".join(Sample._fields) + "\n")
     samples: list[Sample] = []
     started = time.monotonic()
     while process.poll() is None:
@@ -53,6 +60,8 @@ def watch(process: subprocess.Popen, workdir: Path, minutes: float) -> list[Samp
         step = last_step(workdir)
         if step:
             samples.append(_sample(process.pid, passed, step))
+            with table.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(samples[-1])
         time.sleep(SAMPLE_SECONDS)
     return samples
 
@@ -72,10 +81,10 @@ def _sample(pid: int, minutes: float, step: int) -> Sample:
         line.split(":", 1)
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
-    tasks = Path(f"/proc/{pid}/task")
-    children = sum(
-        len((task / "children").read_text().split()) for task in tasks.iterdir()
-    )
+    children = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended since
+            children += len((task / "children").read_text().split())
     return Sample(
         minutes=round(minutes, 3),
         step=step,
@@ -94,13 +103,8 @@ def growth(samples: list[Sample], name: str) -> float:
     return float(np.median(second) / max(np.median(first), 1) - 1)
 
 
-def write(samples: list[Sample], folder: Path) -> None:
-    """The table and the plot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "soak.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Sample._fields)
-        writer.writerows(samples)
+def draw(samples: list[Sample], path: Path) -> None:
+    """The plot: memory beside handles and threads."""
     x = np.array([sample.minutes for sample in samples])
     panels = []
     for title, names in (
@@ -112,7 +116,7 @@ def write(samples: list[Sample], folder: Path) -> None:
             for name in names
         ]
         panels.append(curves.plot(lines, title=title, x_label="minutes"))
-    figures.write_png(folder / "soak.png", np.concatenate(panels, axis=1))
+    figures.write_png(path, np.concatenate(panels, axis=1))
 
 
 def main() -> int:
@@ -121,6 +125,8 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after a step")
     parser.add_argument("--out", default="docs/pictures")
     options = parser.parse_args()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak_") as folder:
         workdir = Path(folder) / "run"
         log = (Path(folder) / "log").open("w")
@@ -136,13 +142,13 @@ def main() -> int:
             stdout=log,
             stderr=log,
         )  # fmt: skip
-        samples = watch(process, workdir, options.minutes)
+        samples = watch(process, workdir, options.minutes, out / "soak.csv")
         process.send_signal(signal.SIGTERM)
         status = process.wait(600)
         if not samples or status:
             print(Path(log.name).read_text())
             return 1
-    write(samples, Path(options.out))
+    draw(samples, out / "soak.png")
     last = samples[-1]
     grown = {n: growth(samples, n) for n in ("memory_mib", "handles", "threads")}
     print(
