@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     folders = [Path(folder).expanduser() for folder in _WORKDIR.value]
     runs = _named([read_run(folder) for folder in folders])
     sections = [*comparison(runs), *map(run_section, runs)]
-    title = " and ".join(run.name for run in runs)
+    title = "Report: " + " and ".join(run.name for run in runs)
     page = run_page.write_page(_OUT.value or folders[0], sections, title=title)
     print(f"-> {page}")
     return 0
@@ -139,7 +139,7 @@ def run_section(run: Run) -> Any:
     from homae_jax.viz import curves
     from homae_jax.viz.run_page import Block, Section
 
-    blocks = [Block("Run", ("", "value"), _facts(run))]
+    blocks = [Block("About", ("what", ""), _facts(run))]
     if run.records:
         picture = curves.training_curves(run.records, CURVES)
         blocks.append(Block("Curves", picture=picture))

@@ -40,6 +40,11 @@ CURVES = {
     "signed distance": ("sdf_hand", "sdf_object"),
     "reconstruction": ("rec", "rec_masked"),
     "joints and vertices": ("joints", "vertices"),
+    "boxes and wrist found, shares of the view": (
+        "aux_hand_box",
+        "aux_object_box",
+        "aux_wrist_px",
+    ),
     "learning rate": ("learning_rate", "lr"),
 }
 

@@ -85,6 +85,7 @@ def _html(sections: Sequence[Section], title: str) -> str:
         f'<a href="#s{i}">{html.escape(section.title)}</a>'
         for i, section in enumerate(sections)
     )
+    nav = f"<nav>{links}</nav>" if len(sections) > 1 else ""
     body = "".join(
         f'<section id="s{i}"><h2>{html.escape(section.title)}</h2>'
         + "".join(map(_html_block, section.blocks))
@@ -100,7 +101,7 @@ def _html(sections: Sequence[Section], title: str) -> str:
 <title>{html.escape(title)}</title>
 <style>{gallery.asset("report.css")}</style>
 </head>
-<body><header><h1>{html.escape(title)}</h1><nav>{links}</nav></header>
+<body><header><h1>{html.escape(title)}</h1>{nav}</header>
 <main>{body}</main></body>
 </html>
 """
