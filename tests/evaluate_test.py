@@ -145,7 +145,7 @@ def test_evaluate_state_writes_what_it_returns(scored):
 def test_evaluate_state_draws_every_figure(scored):
     workdir, *_ = scored
     names = {path.name for path in (workdir / "figures").iterdir()}
-    kinds = ("predictions", "reconstructions", "sdf")
+    kinds = ("predictions", "reconstructions", "sdf", "best", "worst")
     assert names == {"curves.png"} | {f"synthetic_evaluation_{k}.png" for k in kinds}
 
 
