@@ -54,7 +54,7 @@ def test_measure_reports_memory_that_the_process_took():
 
 
 def test_sections_are_the_modules_of_the_folder():
-    assert {"mano", "metrics"} <= set(benchmark.sections())
+    assert {"data", "mano", "metrics", "predict", "train"} == set(benchmark.sections())
     assert not any(name.startswith("_") for name in benchmark.sections())
 
 
@@ -94,6 +94,9 @@ def test_main_names_its_sections(capsys, arguments):
         (("mano", "--batch", "4", "0"), "--batch=[4, 0]: must be 1 or more"),
         (("mano", "--json", "nowhere/x.json"), "no such folder"),
         (("mano", "--mano", "nowhere.pkl"), "nowhere.pkl: cannot be read"),
+        (("predict", "--config", "nowhere.py"), "nowhere.py: no such file"),
+        (("data", "--set", "data.roots=x"), "roots"),
+        (("train", "--set", "data.dataset=ho3d", "data.root=nowhere"), "nowhere"),
     ],
 )
 def test_main_refuses_in_one_line(capsys, arguments, text):
@@ -111,6 +114,16 @@ def test_metrics_section_scores_every_sample(capsys, tmp_path):
     assert [part["count"] for part in parts] == [2] * 4
     assert whole["count"] == 5 and "3 batches" in whole["note"]
     assert "778 vertices" in whole["shapes"]
+
+
+def test_ceiling_is_arithmetic_and_bytes_over_time(monkeypatch):
+    monkeypatch.setattr(_measure, "CEILING_SIDE", 64)
+    product, copy = _measure.ceiling(repeats=3)
+    rate = 2 * 64**3 / product.median_s / 1e9
+    assert product.note == f"{rate:.0f} GFLOP/s"
+    assert (
+        copy.note == f"{2 * 4 * 64**2 / copy.median_s / 1e9:.1f} GB/s read and written"
+    )
 
 
 @pytest.mark.slow

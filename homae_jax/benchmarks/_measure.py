@@ -8,10 +8,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+CEILING_SIDE = 2048
 
 
 class Measurement(NamedTuple):
@@ -65,6 +68,32 @@ def measure(
         peak_of=peak_of,
         note=note,
     )
+
+
+def ceiling(*, repeats: int) -> Iterator[Measurement]:
+    """What the device can do: a large product and a large copy, float32."""
+    side = CEILING_SIDE
+    matrix = jnp.ones((side, side), jnp.float32)
+    product = measure(
+        jax.jit(lambda a: a @ a),
+        matrix,
+        name="ceiling: matrix product",
+        shapes=f"{side} x {side}, float32",
+        count=1,
+        repeats=repeats,
+    )
+    rate = 2 * side**3 / product.median_s / 1e9
+    yield product._replace(note=f"{rate:.0f} GFLOP/s")
+    copy = measure(
+        jax.jit(lambda a: a + 1.0),
+        matrix,
+        name="ceiling: copy",
+        shapes=f"{side} x {side}, float32",
+        count=1,
+        repeats=repeats,
+    )
+    rate = 2 * matrix.nbytes / copy.median_s / 1e9
+    yield copy._replace(note=f"{rate:.1f} GB/s read and written")
 
 
 def peak_memory() -> tuple[int, str]:

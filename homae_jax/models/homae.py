@@ -18,7 +18,7 @@ from homae_jax.hand import mano as mano_lib
 from homae_jax.models import masking
 from homae_jax.models import points as points_lib
 from homae_jax.models.auxiliary import AuxiliaryHead
-from homae_jax.models.decoder import Decoder
+from homae_jax.models.decoder import Decoder, DecoderOutput
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD, make_encoder
 from homae_jax.models.fusion import Fusion
 from homae_jax.models.heads import HandHead, ObjectHead
@@ -193,6 +193,11 @@ class Homae(nn.Module):
     ) -> Located:
         """Boxes, wrist and object of square views (needs `auxiliary`)."""
         return self.locator(self._encode(normalise_image(image), False), intrinsics)
+
+    def decode_image(self, image: UInt8[Array, "b h w 3"]) -> DecoderOutput:
+        """Encoder and decoder alone: features, maps, the image (HOMAE sec. III-A)."""
+        features = self._encode(normalise_image(image), train=False)
+        return self.pyramid(features, with_image=True)
 
     def _encode(self, image: Array, train: bool) -> Array:
         """Normalised image -> F (HOMAE eq. 8), a grid of features."""
