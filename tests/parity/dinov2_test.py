@@ -3,16 +3,16 @@
 Needs torch, transformers and timm; each test prints the largest difference it saw.
 """
 
-import functools
-import importlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from tests.parity import torchvision_operators
+
+torchvision_operators.declare_missing()
 pytest.importorskip("transformers")
 
 from flax import traverse_util
@@ -24,25 +24,6 @@ pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-5  # of the largest value of a stage
 SMALL_GIANT = dinov2.Variant(14, 64, 2, 4, 176, ffn="swiglu")
-
-
-@functools.cache
-def import_timm():
-    """timm, also beside a torch without CUDA and a torchvision built with it.
-
-    timm imports torchvision, whose compiled operators then fail to load; timm's
-    encoders use none of them, so it is enough that they are declared.
-    """
-    try:
-        return pytest.importorskip("timm")
-    except RuntimeError:
-        operators = torch.library.Library("torchvision", "DEF")
-        operators.define("nms(Tensor dets, Tensor scores, float iou) -> Tensor")
-        operators.define("qnms(Tensor dets, Tensor scores, float iou) -> Tensor")
-        forget = [m for m in sys.modules if m.split(".")[0] in ("torchvision", "timm")]
-        for name in forget:
-            del sys.modules[name]
-        return importlib.import_module("timm")
 
 
 def run_ours(state, sizes, image, *, grid, offset):
@@ -113,7 +94,7 @@ def test_encoder_matches_transformers(name, image_size):
     ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"],
 )
 def test_encoder_matches_timm(name):
-    timm = import_timm()
+    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0, img_size=224).eval()
     with torch.no_grad():
@@ -132,7 +113,7 @@ def test_encoder_matches_timm(name):
 
 
 def test_swiglu_state_of_timm_converts():
-    timm = import_timm()
+    timm = pytest.importorskip("timm")
     from timm.layers import SwiGLUPacked
 
     torch.manual_seed(0)
