@@ -35,6 +35,9 @@ _RESTORE_STEP = flags.DEFINE_integer(
 _PROGRAM = flags.DEFINE_bool(
     "program", True, "Also programs that run without this project's code."
 )
+_ORBAX = flags.DEFINE_bool(
+    "orbax", True, "The parameters for orbax too, beside safetensors; twice the size."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export in --out.")
 
 
@@ -56,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
         extras=_extras(run, params),
         config_json=assembly.config_to_json(run.config),
         step=run.step,
+        with_orbax=_ORBAX.value,
         overwrite=_OVERWRITE.value,
     )
     print(f"step {run.step} of {run.folder} -> {folder}")

@@ -4,7 +4,7 @@ An export is a folder:
 
 * ``parameters.safetensors``: every parameter, named by its path ("vit/pos_embed");
 * ``config.json``: the whole configuration the parameters were trained with;
-* ``checkpoint/``: the same parameters for orbax's StandardCheckpointer;
+* ``checkpoint/``: the same parameters for orbax's StandardCheckpointer, if asked for;
 * what else the caller hands over (``extras``);
 * ``manifest.json``: sha256 and size of each file above, the step, the version.
 
@@ -58,11 +58,13 @@ def write_export(
     config_json: str,
     step: int,
     extras: Mapping[str, bytes] | None = None,
+    with_orbax: bool = True,
     overwrite: bool = False,
 ) -> Path:
     """Writes an export; a reader never sees half of one.
 
     Args:
+      with_orbax: write the parameters a second time, for orbax.
       extras: further files by name, hashed like the rest.
 
     Raises:
@@ -84,7 +86,9 @@ def write_export(
         part.mkdir(parents=True)
         for name, content in (extras or {}).items():
             (part / name).write_bytes(content)
-        _write_files(part, params, config_json=config_json, step=step)
+        _write_files(
+            part, params, config_json=config_json, step=step, with_orbax=with_orbax
+        )
         if target.exists():
             os.replace(target, old)
         os.replace(part, target)
@@ -97,15 +101,21 @@ def write_export(
 
 
 def _write_files(
-    folder: Path, params: Mapping[str, Any], *, config_json: str, step: int
+    folder: Path,
+    params: Mapping[str, Any],
+    *,
+    config_json: str,
+    step: int,
+    with_orbax: bool,
 ) -> None:
     host = jax.tree.map(np.asarray, dict(params))
     flat = traverse_util.flatten_dict(host, sep="/")
     contiguous = {name: np.array(value, order="C") for name, value in flat.items()}
     safetensors.save_file(contiguous, folder / PARAMETERS, metadata={"format": "np"})
     (folder / CONFIG).write_text(config_json)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder / CHECKPOINT, host)
+    if with_orbax:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder / CHECKPOINT, host)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format": FORMAT,

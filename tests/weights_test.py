@@ -83,6 +83,13 @@ def test_load_export_raises_on_a_strange_manifest(tmp_path):
             weights.load_export(folder)
 
 
+def test_write_export_leaves_orbax_out_when_told(tmp_path):
+    folder = write(tmp_path / "export", with_orbax=False)
+    assert not (folder / weights.CHECKPOINT).exists()
+    found = weights.load_export(folder)
+    assert_equal_trees(found.params, PARAMS)
+
+
 def test_write_export_replaces_only_exports_and_only_when_told(tmp_path):
     folder = write(tmp_path / "out")
     with pytest.raises(UserError, match="--overwrite"):

@@ -1,0 +1,21 @@
+"""The checkpoint that ships with the project: the synthetic default, and its own eyes.
+
+    bash launch/train.sh --config=configs/pretrained.py
+    python -m homae_jax.export --workdir=runs/pretrained --out=homae_jax/pretrained \\
+        --orbax=false --program=false
+
+The auxiliary head finds hand and object in a picture that nobody has labelled; that
+takes the encoder a second time over the whole picture.
+"""
+
+import ml_collections
+
+from configs import synthetic
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The short synthetic setting with the auxiliary head, on the same scenes."""
+    c = synthetic.get_config()
+    c.name = "pretrained"
+    c.model.auxiliary = True
+    return c
