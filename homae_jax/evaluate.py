@@ -9,6 +9,9 @@ Examples:
   python -m homae_jax.evaluate --workdir=runs/ho3d --restore_step=50000 \\
       --config.data.root=/data/HO3D_v2 --out=runs/ho3d_50000
 
+  # the file that HO-3D's organisers score; locally: python -m homae_jax.score_ho3d
+  python -m homae_jax.evaluate --workdir=runs/ho3d --submission=pred.zip
+
   # what was exported for others to use
   python -m homae_jax.evaluate --workdir=exports/homae_ho3d
 
@@ -39,6 +42,9 @@ _OUT = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace the scores of an earlier evaluation in --out."
 )
+_SUBMISSION = flags.DEFINE_string(
+    "submission", None, "Only write HO-3D's submission file, such as pred.zip."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,14 +53,16 @@ def main(argv: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is missing: a training run, or an export")
     runtime.prepare()
-    from homae_jax import assembly, scoring
+    from homae_jax import assembly, scoring, submission
 
     run = assembly.open_run(_WORKDIR.value, _RESTORE_STEP.value)
     config_flags.apply_overrides(run.config, config_flags.overrides())
     folder = _OUT.value or run.folder
     split = _SPLIT.value or run.config.data.eval_split
     path = scoring.result_file(run.config, folder, split)
-    if path.exists() and not _OVERWRITE.value:
+    if _SUBMISSION.value:
+        submission.check_submittable(run.config)
+    elif path.exists() and not _OVERWRITE.value:
         raise UserError(
             f"{path}: holds scores already; add --overwrite, or choose another --out"
         )
@@ -63,9 +71,16 @@ def main(argv: Sequence[str]) -> int:
     assembly.prepare_data(run.config)
     parts = assembly.build_parts(run.config)
     wanted = assembly.param_shapes(run.config, parts)
+    params = assembly.load_params(run.folder, wanted, run.step)
+    if _SUBMISSION.value:
+        written = submission.write_submission(
+            run.config, params, parts=parts, path=_SUBMISSION.value
+        )
+        print(f"wrote {written}")
+        return 0
     scoring.evaluate_state(
         run.config,
-        assembly.load_params(run.folder, wanted, run.step),
+        params,
         parts=parts,
         workdir=folder,
         split=split,

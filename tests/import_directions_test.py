@@ -14,6 +14,8 @@ ENTRY_POINTS = {
     "export",
     "assembly",
     "scoring",
+    "score_ho3d",
+    "submission",
     "weights",
     "config_flags",
     "runtime",
