@@ -29,7 +29,7 @@ def toy_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         entry,
         "_make_grasps",
-        lambda mano_file, models_dir, clips, seed: toy_world.grasps(
+        lambda mano_file, models_dir, clips, seed, spread: toy_world.grasps(
             1 + max(grasp for clip in clips for grasp in clip.grasps)
         ),
     )
