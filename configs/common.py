@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- data: where frames come from and how they are cropped ---
     d = c.data = ml_collections.ConfigDict()
-    d.dataset = "ho3d"  # "ho3d" | "synthetic" (HO-3D layout, made at first use)
+    d.dataset = "ho3d"  # "ho3d" | "dexycb" | "synthetic" (made at first use)
     d.root = ""  # folder of the data set, e.g. /data/HO3D_v2
     d.models = ""  # YCB models (<name>/textured_simple.obj); "" = <root>/models
     d.mano = (
@@ -26,6 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     )
     d.train_split = "train"
     d.eval_split = "evaluation"
+    d.filter = "annotated"  # DexYCB: "annotated" | "hoisdf_full" | "right"
+    d.left_hands = "mirror"  # DexYCB: "mirror" [H] | "keep" | "drop"
     d.max_train_frames = 0  # 0 = all; n = the first n of a seeded shuffle
     d.max_eval_frames = 0  # 0 = all; n = n frames evenly spaced over the split
     d.image_size = 224  # side of the square crop, px [P]
@@ -37,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         "const"  # depth of object_center: "const" | "wrist" [H: HO-3D, DexYCB]
     )
     d.object_center_depth = 0.5244322  # metres, for "const" [H]
+    d.on_bad_sample = "raise"  # in training: "raise" | "skip": another frame instead
     d.threads = 8  # loader threads
     d.workers = 0  # loader processes on top; 0 = threads only
 

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from homae_jax import config_flags, lifeline, runtime, weights
 from homae_jax.data import pipeline
+from homae_jax.data.dexycb import DexYcbSource, HandBasis
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
@@ -37,7 +38,7 @@ from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.targets import compute_targets
 from homae_jax.training import checkpoint
 
-DATASETS = ("ho3d", "synthetic")
+DATASETS = ("ho3d", "dexycb", "synthetic")
 
 
 class DataPaths(NamedTuple):
@@ -203,8 +204,39 @@ def build_templates(
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
-    """The frames of a split, read from the official HO-3D layout."""
-    return Ho3dSource(data_paths(config).root, split)
+    """The frames of a split, read from the data set's official layout."""
+    paths = data_paths(config)
+    if config.data.dataset == "dexycb":
+        return _dexycb_source(config, paths, split)
+    return Ho3dSource(paths.root, split)
+
+
+def _dexycb_source(
+    config: ml_collections.ConfigDict, paths: DataPaths, split: str
+) -> DexYcbSource:
+    """Says on the console how many frames are used, and how many others report."""
+    left_file = paths.mano.with_name(paths.mano.name.replace("RIGHT", "LEFT"))
+    has_left = left_file != paths.mano and left_file.is_file()
+    left = load_mano(left_file, side="left") if has_left else None
+    source = DexYcbSource(
+        paths.root,
+        split,
+        right=_hand_basis(load_mano(paths.mano)),
+        left=None if left is None else _hand_basis(left),
+        filter_name=config.data.filter,
+        left_hands=config.data.left_hands,
+        models=paths.models,
+        cache_dir=runtime.cache_dir() / "index",
+    )
+    print(source.describe(), flush=True)
+    return source
+
+
+def _hand_basis(model: ManoModel) -> HandBasis:
+    return HandBasis(
+        np.asarray(model.hand_components, np.float64),
+        np.asarray(model.hand_mean, np.float64),
+    )
 
 
 def build_model(config: ml_collections.ConfigDict) -> Homae:
@@ -269,6 +301,7 @@ def build_train_iterator(
         workers=config.data.workers,
         process_index=process_index,
         process_count=process_count,
+        on_bad_sample=config.data.on_bad_sample,
     )
 
 

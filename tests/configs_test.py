@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import common, ho3d, synthetic
+from configs import common, dexycb, ho3d, synthetic
 from homae_jax import assembly
 from tests import toy
 
@@ -44,7 +44,9 @@ def test_sweep_refuses_an_unknown_setting():
         module.get_config("patches_5")
 
 
-@pytest.mark.parametrize("config", [ho3d.get_config(), synthetic.get_config()])
+@pytest.mark.parametrize(
+    "config", [ho3d.get_config(), synthetic.get_config(), dexycb.get_config()]
+)
 def test_model_of_a_config_builds_with_its_shapes(config):
     """By eval_shape: nothing is computed or allocated."""
     model, mano, templates = assembly.build_model(config), *_toys()

@@ -9,6 +9,7 @@ where the step is called.
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from homae_jax.data.source import Source
 from homae_jax.errors import UserError
 from homae_jax.schema import Batch
 
+ON_BAD_SAMPLE = ("raise", "skip")
+MAX_SKIPPED_SHARE = 0.01  # of the rows in use
+LEAST_SKIPPED = 4  # allowed however few rows there are, if another is left
 BATCHES_AHEAD = 4  # of crops that the threads keep ready
 
 
@@ -39,6 +43,7 @@ def train_iterator(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    on_bad_sample: str = "raise",
 ) -> grain.DatasetIterator[Batch]:
     """Batches without end: the rows in a new order each epoch, augmented.
 
@@ -54,10 +59,17 @@ def train_iterator(
       augment_options: fields of Augmentation.
       threads: that read and crop, per process or worker.
       workers: processes that do so instead of this one; 0 = none.
+      on_bad_sample: "raise", or "skip": another row takes an unusable one's place, the
+        same at every run; refused when more than `MAX_SKIPPED_SHARE` of them are so.
     """
+    if on_bad_sample not in ON_BAD_SAMPLE:
+        raise UserError(
+            f'data.on_bad_sample="{on_bad_sample}": use {" or ".join(ON_BAD_SAMPLE)}'
+        )
     options = dict(example_options, augmentation=Augmentation(**augment_options))
     frames = grain.MapDataset.source(_checked(rows)).seed(seed).shuffle().repeat()
-    crops = frames.random_map(_ExampleMaker(source, options))
+    stand_ins = rows if on_bad_sample == "skip" else None
+    crops = frames.random_map(_ExampleMaker(source, options, stand_ins, set()))
     if process_count > 1:
         crops = crops[process_index::process_count]
     batches = _batches(crops, batch_size, threads)
@@ -104,11 +116,40 @@ class _ExampleMaker(NamedTuple):
 
     source: Source
     options: Mapping[str, Any]
+    stand_ins: Int[np.ndarray, " n"] | None = None  # None: a bad row is an error
+    skipped: set[int] | None = None  # rows that this process found bad
 
     def __call__(
         self, row: int | np.integer, rng: np.random.Generator | None = None
     ) -> Batch:
         row = int(row)
+        if self.stand_ins is None:
+            return self._read(row, rng)
+        # Which row stands in depends on the row alone, and augmentation starts afresh,
+        # so neither threads nor earlier rows change what comes.
+        seed = rng.integers(2**63) if rng is not None else 0
+        others = np.random.default_rng(row)
+        while True:
+            try:
+                return self._read(row, np.random.default_rng(seed))
+            except UserError as error:
+                self._skip(row, error)
+                row = int(others.choice(self.stand_ins))
+
+    def _skip(self, row: int, error: UserError) -> None:
+        """Counts and reports a bad row, once."""
+        if row in self.skipped:
+            return
+        self.skipped.add(row)
+        num, limit = len(self.skipped), MAX_SKIPPED_SHARE * len(self.stand_ins)
+        if num > max(limit, LEAST_SKIPPED) or num == len(self.stand_ins):
+            raise UserError(
+                f"{error} (and {num - 1} more bad frames: over the cap of "
+                f"{MAX_SKIPPED_SHARE:.0%}; look at the data)"
+            ) from error
+        print(f"skipped ({num} so far): {error}", file=sys.stderr, flush=True)
+
+    def _read(self, row: int, rng: np.random.Generator | None) -> Batch:
         try:
             return Batch(**make_example(self.source[row], rng, **self.options))
         except (ValueError, OSError, cv2.error) as error:

@@ -166,6 +166,36 @@ def test_train_iterator_names_the_frame_that_cannot_be_read():
             next(batches)
 
 
+def test_skipping_is_counted_and_does_not_depend_on_threads(capfd):
+    """Other rows stay as they were; the bad one's place is taken, always alike."""
+    runs = []
+    for threads in (0, 4):
+        source = ToySource(broken=(3,))
+        with iterator(source, threads=threads, on_bad_sample="skip") as batches:
+            runs.append([next(batches) for _ in range(6)])
+    for one, other in zip(*runs, strict=True):
+        assert_same(one, other)
+        assert 3 not in one.sample_index
+    lines = [x for x in capfd.readouterr().err.splitlines() if "skipped" in x]
+    assert len(lines) == 2 and "(1 so far): frame TOY/0003" in lines[0]
+
+
+@pytest.mark.parametrize("broken", [range(6), range(NUM)])
+def test_skipping_gives_up_where_too_much_is_bad(broken):
+    source = ToySource(broken=tuple(broken))
+    with (
+        iterator(source, on_bad_sample="skip") as batches,
+        pytest.raises(UserError, match="over the cap"),
+    ):
+        for _ in range(3 * NUM):
+            next(batches)
+
+
+def test_train_iterator_refuses_an_unknown_policy():
+    with pytest.raises(UserError, match=r"data\.on_bad_sample"):
+        take(1, on_bad_sample="ignore")
+
+
 def test_train_iterator_names_the_frame_whose_object_has_no_model():
     options = example_options() | {"object_names": ("025_mug",)}
     with pytest.raises(UserError, match=r"frame TOY/\d+: no model of the object"):
