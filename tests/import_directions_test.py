@@ -27,6 +27,7 @@ ENTRY_POINTS = {
     "model_card",
     "program",
     "report",
+    "run_report",
     "doctor",
     "diagnosis",
     "benchmark",

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from homae_jax import report
+from homae_jax import run_report
 from homae_jax.errors import UserError
 from homae_jax.viz import figures, run_page
 from tests.sweep_test import RESULT
@@ -44,42 +44,42 @@ def blocks_of(section):
 
 
 def test_run_section_has_curves_tables_frames_and_pictures(folders):
-    blocks = blocks_of(report.run_section(report.read_run(folders[0])))
+    blocks = blocks_of(run_report.run_section(run_report.read_run(folders[0])))
     assert blocks["Curves"].picture is not None
     assert blocks["Worst frames"].picture.shape == (40, 60, 3)
     worst = blocks["Worst frames, by hand and object error"]
     assert worst.rows[0][0] == "S/0011" and worst.rows[0][1] == "11.00"
-    assert worst.rows[0][2] == "–" and len(worst.rows) == report.NUM_LISTED
+    assert worst.rows[0][2] == "–" and len(worst.rows) == run_report.NUM_LISTED
     table = next(b for t, b in blocks.items() if t.startswith("Table III"))
     assert any("21.8" in cell for row in table.rows for cell in row)  # the paper's
 
 
 def test_comparison_puts_runs_side_by_side(folders):
-    runs = [report.read_run(folder) for folder in folders]
+    runs = [run_report.read_run(folder) for folder in folders]
     runs = [
         run._replace(config={"seed": 0, "model.mask.num_patches": n})
         for run, n in zip(runs, (4, 12), strict=True)
     ]
-    (section,) = report.comparison(runs)
+    (section,) = run_report.comparison(runs)
     blocks = blocks_of(section)
     assert blocks["Set differently"].rows == [["model.mask.num_patches", "4", "12"]]
     rows = blocks["Results on ho3d_evaluation, mm"].rows
     assert [row[:2] for row in rows] == [["a", "30.00"], ["b", "20.00"]]
     assert blocks["Curves"].picture is not None
-    assert report.comparison(runs[:1]) == []
+    assert run_report.comparison(runs[:1]) == []
 
 
 def test_runs_of_one_name_are_told_apart(folders, tmp_path):
     twin = tmp_path / "other" / "a"
     twin.parent.mkdir()
     folders[1].rename(twin)
-    runs = report._named([report.read_run(f) for f in (folders[0], twin)])
+    runs = run_report.named([run_report.read_run(f) for f in (folders[0], twin)])
     assert [run.name for run in runs] == [f"{tmp_path.name}/a", "other/a"]
 
 
 def test_page_of_a_run_is_written(folders):
-    run = report.read_run(folders[0])
-    path = run_page.write_page(folders[0], [report.run_section(run)], title="a")
+    run = run_report.read_run(folders[0])
+    path = run_page.write_page(folders[0], [run_report.run_section(run)], title="a")
     assert "Table III" in path.read_text()
     assert "Table III" in (folders[0] / "report.md").read_text()
 
@@ -87,7 +87,7 @@ def test_page_of_a_run_is_written(folders):
 def test_read_run_says_where_there_is_no_run(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=str(folder)):
-            report.read_run(folder)
+            run_report.read_run(folder)
 
 
 def test_command_without_a_workdir_says_so():

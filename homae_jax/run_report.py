@@ -1,0 +1,244 @@
+"""What a training run's folder holds, as sections of a page; for `homae_jax.report`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from homae_jax.errors import UserError
+
+NUM_LISTED = 10  # best, and worst, frames in the list
+FRAMES = "_frames.json"
+PICTURES = {  # end of a figure's name -> title
+    "_predictions": "Predictions",
+    "_best": "Best frames",
+    "_worst": "Worst frames",
+    "_reconstructions": "Reconstructions (HOMAE Fig. 3)",
+    "_sdf": "Signed distance",
+}
+COMPARED_CURVES = ("loss", "mje_mm", "oce_mm", "sdf_hand", "rec")
+
+
+class Run(NamedTuple):
+    """What is found in one folder; empty where it has not come to it yet."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]  # flat
+    records: list[dict[str, Any]]  # of metrics.jsonl
+    results: dict[str, dict[str, Any]]  # name of the split -> result
+    frames: dict[str, list[dict[str, Any]]]
+
+
+def read_run(folder: Path) -> Run:
+    """Reads what a run has written so far.
+
+    Raises:
+      UserError: it has written nothing.
+    """
+    from homae_jax import assembly
+    from homae_jax.viz import curves
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected a training run")
+    metrics = folder / "metrics.jsonl"
+    records = curves.read_metrics(metrics) if metrics.is_file() else []
+    results, frames = _read_results(folder)
+    config: dict[str, Any] = {}
+    try:
+        stored = assembly.open_run(folder).config.to_dict()
+        config = dict(_flat(stored))
+    except UserError:
+        if not records and not results:
+            raise
+    return Run(folder.resolve().name, folder, config, records, results, frames)
+
+
+def _read_results(folder: Path) -> tuple[dict[str, dict], dict[str, list]]:
+    import json
+
+    from homae_jax.evaluation import report
+
+    results, frames = {}, {}
+    for path in sorted((folder / "eval").glob("*.json")):
+        if path.name.endswith(FRAMES):
+            try:
+                frames[path.name.removesuffix(FRAMES)] = json.loads(path.read_text())[
+                    "frames"
+                ]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: cannot be read; evaluate again") from error
+        else:
+            results[path.stem] = report.read_result(path)
+    return results, frames
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs
+
+
+def named(runs: list[Run]) -> list[Run]:
+    """Runs whose names differ: a folder's parent joins where they would not."""
+    names = [run.name for run in runs]
+    return [
+        run
+        if names.count(run.name) == 1
+        else run._replace(name=f"{run.folder.resolve().parent.name}/{run.name}")
+        for run in runs
+    ]
+
+
+def run_section(run: Run) -> Any:
+    """Curves, tables, frames, pictures and settings of one run."""
+    from homae_jax.scoring import CURVES
+    from homae_jax.viz import curves
+    from homae_jax.viz.run_page import Block, Section
+
+    blocks = [Block("About", ("what", ""), _facts(run))]
+    if run.records:
+        picture = curves.training_curves(run.records, CURVES)
+        blocks.append(Block("Curves", picture=picture))
+    for name, result in run.results.items():
+        blocks += _tables(result)
+        if name in run.frames:
+            blocks += _frame_lists(run.frames[name])
+    for ending, title in PICTURES.items():
+        for path in sorted((run.folder / "figures").glob(f"*{ending}.png")):
+            picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+            if picture is not None:
+                blocks.append(Block(title, picture=picture))
+    if not run.results:
+        blocks.append(
+            Block(
+                "Results",
+                notes=(f"none yet: python -m homae_jax.evaluate --workdir={run.name}",),
+            )
+        )
+    rows = [(key, str(value)) for key, value in run.config.items()]
+    if rows:
+        blocks.append(Block("Settings", ("key", "value"), rows, is_folded=True))
+    return Section(run.name, blocks)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    facts = [("folder", run.folder.name)]
+    for key in ("name", "data.dataset", "model.encoder.variant", "train.batch_size"):
+        if key in run.config:
+            facts.append((key, str(run.config[key])))
+    if run.records:
+        last = run.records[-1]
+        facts.append(("last logged step", str(last.get("step"))))
+        speeds = [
+            r["images_per_second"] for r in run.records if "images_per_second" in r
+        ]
+        if speeds:
+            facts.append(("images per second, median", f"{np.median(speeds):.1f}"))
+    for name, result in run.results.items():
+        facts.append((f"samples of {name}", str(result["num_samples"])))
+    return facts
+
+
+def _tables(result: Mapping[str, Any]) -> list[Any]:
+    """Every table that `evaluate` prints, as blocks."""
+    import json
+
+    from homae_jax.evaluation import tables
+    from homae_jax.viz.run_page import Block
+
+    blocks = []
+    found = json.loads(tables.format_result(result, "json"))
+    for table in filter(lambda table: table["rows"], found):
+        header = list(table["rows"][0])
+        rows = [[_cell(row[key]) for key in header] for row in table["rows"]]
+        blocks.append(Block(table["title"], header, rows, table["notes"]))
+    return blocks
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _frame_lists(frames: Sequence[Mapping[str, Any]]) -> list[Any]:
+    from homae_jax.viz.run_page import Block
+
+    keys = [key for key in (frames[0] if frames else {}) if key != "row"]
+
+    def error(record: Mapping[str, Any]) -> float:
+        return sum(record.get(key) or 0.0 for key in ("mje_root_mm", "oce_mm"))
+
+    ranked = sorted(frames, key=error)
+    lists = {"Best frames": ranked, "Worst frames": ranked[::-1]}
+    return [
+        Block(
+            f"{title}, by hand and object error",
+            keys,
+            [[_cell(frame[key]) for key in keys] for frame in order[:NUM_LISTED]],
+            is_folded=True,
+        )
+        for title, order in lists.items()
+        if frames
+    ]
+
+
+def comparison(runs: Sequence[Run]) -> list[Any]:
+    """What several runs have set otherwise, and what came out; [] for one run."""
+    from homae_jax.evaluation import tables
+    from homae_jax.evaluation.rendering import as_dict
+    from homae_jax.viz.run_page import Block, Section
+
+    if len(runs) < 2:
+        return []
+    names = [run.name for run in runs]
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    rows = [
+        [key, *values]
+        for key in keys
+        if len(set(values := [str(run.config.get(key, "–")) for run in runs])) > 1
+    ]
+    blocks = [Block("Set differently", ("key", *names), rows)]
+    splits = dict.fromkeys(split for run in runs for split in run.results)
+    for split in splits:
+        results = {r.name: r.results[split] for r in runs if split in r.results}
+        table = as_dict(
+            tables.runs_table(results, tables.BOTH_PROTOCOLS, f"Results on {split}, mm")
+        )
+        header = list(table["rows"][0])
+        cells = [[_cell(row[key]) for key in header] for row in table["rows"]]
+        blocks.append(Block(table["title"], header, cells))
+    picture = _curves_together(runs)
+    if picture is not None:
+        blocks.append(Block("Curves", picture=picture))
+    return [Section("Comparison", blocks)]
+
+
+def _curves_together(runs: Sequence[Run]) -> np.ndarray | None:
+    """The runs' curves over each other, a panel for each value that two have."""
+    from homae_jax.viz import curves
+
+    panels = []
+    for key in COMPARED_CURVES:
+        lines = []
+        for run in runs:
+            known = [r for r in run.records if r.get(key) is not None and "step" in r]
+            if known:
+                x, y = (np.array([float(r[k]) for r in known]) for k in ("step", key))
+                lines.append(curves.Curve(run.name, x, y))
+        if len(lines) > 1:
+            panels.append(curves.plot(lines, title=key, width=460, height=280))
+    if not panels:
+        return None
+    rows = [panels[i : i + 2] for i in range(0, len(panels), 2)]
+    blank = np.full_like(panels[0], 255)
+    return np.concatenate(
+        [np.concatenate([*row, blank][:2], axis=1) for row in rows], axis=0
+    )
