@@ -317,8 +317,8 @@ def to_json(result: Prediction, fields: tuple[str, ...] = JSON_FIELDS) -> dict:
     shape = result.object_shape
     return {
         "format": FORMAT,
-        "conventions": "OpenCV camera (x right, y down, z forward), metres; _px: pixels "
-        "of the picture; joints in MANO order",
+        "conventions": "OpenCV camera (x right, y down, z forward), metres; _px: "
+        "pixels of the picture; joints in MANO order",
         "object_name": None if shape is None else shape.name,
         **values,
     }

@@ -47,9 +47,9 @@ from homae_jax import lifeline
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
-from homae_jax.synthetic import production, scenes, writers
+from homae_jax.synthetic import layouts, production, scenes, writers
 
-LAYOUTS = tuple(writers.WRITERS)
+LAYOUTS = tuple(layouts.WRITERS)
 OBJECTS = ("all", "ho3d")
 MODEL_FILES = ("textured_simple.*", "texture_map.*", "points.xyz")
 LICENCE = (
@@ -163,7 +163,7 @@ def synthesize(
     if not is_prepared:
         _prepare(root, world, settings, renderer)
     clips = production.load_clips(world)
-    writer = writers.WRITERS[layout](root, image_format=image_format)
+    writer = layouts.WRITERS[layout](root, image_format=image_format)
     writer.make_folders(clips)
     _produce(world, clips, _default_workers() if workers is None else workers)
     records = production.read_records(world, clips)
@@ -261,7 +261,7 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
 
         write_object_models(models_dir)
     names = sorted(p.parent.name for p in models_dir.glob("*/textured_simple.obj"))
-    clips = writers.PLANS[settings["layout"]](
+    clips = layouts.PLANS[settings["layout"]](
         settings["num_train"],
         settings["num_eval"],
         object_names=names,

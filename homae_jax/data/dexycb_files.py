@@ -43,7 +43,7 @@ SERIALS = (
 )
 SEQUENCES_PER_SUBJECT = 100
 SPLITS = tuple(f"s{i}_{part}" for i in range(4) for part in ("train", "val", "test"))
-MAX_YAML_BYTES = 2**20
+MAX_YAML_BYTES, MAX_VALUES = 2**20, 100_000
 MAX_ARRAY_BYTES = 2**24
 LABEL_SHAPES = {  # -1: any number
     "seg": (480, 640),
@@ -92,12 +92,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {len(data)} bytes are too many for calibration")
     try:
         values = yaml.load(data, Loader)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        _check_size(values)
+    except Exception as error:  # a strange value may fail anywhere in its maker
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: no YAML of DexYCB ({reason:.100})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no mapping")
     return values
+
+
+def _check_size(values: Any) -> None:
+    """Raises ValueError where references multiply a few lines into too many values."""
+    count, left = 0, [values]
+    while left:
+        value = left.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values")
+        if isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            left += value
 
 
 def in_split(split: str, subject: int, sequence: int, camera: int) -> bool:
@@ -196,7 +211,7 @@ def read_intrinsics(root: Path, serial: str) -> Float[np.ndarray, "3 3"]:
     color = read_yaml(path).get("color")
     try:
         fx, fy, cx, cy = (float(color[key]) for key in ("fx", "fy", "ppx", "ppy"))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: no color: fx, fy, ppx, ppy") from error
     intrinsics = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
     if not np.isfinite(intrinsics).all() or min(fx, fy) <= 0:
@@ -209,7 +224,7 @@ def read_betas(root: Path, calibration: str) -> Float[np.ndarray, " 10"]:
     path = root / "calibration" / f"mano_{calibration}" / "mano.yml"
     try:
         betas = np.array(read_yaml(path).get("betas"), np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: betas are no numbers") from error
     if betas.shape != (10,) or not np.isfinite(betas).all():
         raise UserError(f"{path}: betas are not 10 numbers")

@@ -30,6 +30,7 @@ import numpy as np
 
 from homae_jax.synthetic.appearance import through_lens
 from homae_jax.synthetic.backgrounds import draw_background
+from homae_jax.synthetic.layouts import WRITERS
 from homae_jax.synthetic.png import encode_photo
 from homae_jax.synthetic.render import make_renderer, measure_visibility
 from homae_jax.synthetic.scenes import (
@@ -42,7 +43,7 @@ from homae_jax.synthetic.scenes import (
     World,
     random_stream,
 )
-from homae_jax.synthetic.writers import WRITERS, write_bytes, write_text
+from homae_jax.synthetic.writers import write_bytes, write_text
 
 CHUNK_FRAMES = 16
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]

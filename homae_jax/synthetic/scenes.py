@@ -231,8 +231,12 @@ class World:
         return Subject(skin, cloth_material(rng), float(rng.uniform(0.10, 0.22)))
 
     def _camera(self, clip: Clip) -> Float[np.ndarray, "3 3"]:
-        """Intrinsics like those of HO-3D's cameras, one set per camera and clip."""
-        rng = random_stream(self.options.seed, "camera", clip.name)
+        """Intrinsics like those of HO-3D's cameras, one set per camera and clip.
+
+        Names with folders (DexYCB) end in the camera's own, which has one set for all.
+        """
+        name = clip.name.rpartition("/")[2]
+        rng = random_stream(self.options.seed, "camera", name)
         fx = 614.6 + rng.normal() * 2.5
         fy = fx + rng.normal() * 0.4
         cx, cy = 320 + rng.normal() * 6, 240 + rng.normal() * 5

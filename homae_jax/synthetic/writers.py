@@ -286,7 +286,7 @@ class Ho3dWriter:
         if self._image_format == "png":
             write_bytes(stem("rgb", "png"), encode_photo(rgb))
         else:
-            write_bytes(stem("rgb", "jpg"), _encode_jpeg(rgb))
+            write_bytes(stem("rgb", "jpg"), encode_jpeg(rgb))
         write_bytes(stem("depth", "png"), encode_flat(encode_depth(depth)))
 
 
@@ -406,10 +406,11 @@ def _encode_segmentation(rendering: Rendering) -> bytes:
             mask, (width // 4, height // 4), interpolation=cv2.INTER_AREA
         )
         picture[..., channel] = np.where(share > 0.5, 255, 0)
-    return _encode_jpeg(picture)
+    return encode_jpeg(picture)
 
 
-def _encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """JPEG without subsampled colours."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     options += [
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
@@ -440,7 +441,3 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text that others see whole or not at all."""
     write_bytes(path, text.encode())
-
-
-WRITERS = {"ho3d": Ho3dWriter}
-PLANS = {"ho3d": plan_ho3d}

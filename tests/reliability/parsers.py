@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save as save_safetensors
 
 from homae_jax import assembly, weights
+from homae_jax.data import dexycb_files
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.pictures import read_picture
 from homae_jax.errors import UserError
@@ -28,7 +29,7 @@ from homae_jax.hand import mano_files
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.models import dinov2
 from homae_jax.training import checkpoint
-from tests.data import ho3d_tree
+from tests.data import dexycb_tree, ho3d_tree
 from tests.hand.built_hand import built_hand
 
 Read = Callable[[], Any]
@@ -654,6 +655,108 @@ def _read_state(folder: Path) -> Read:
     return read
 
 
+# --- DexYCB: YAML beside the data, labels in archives ---
+
+YAML_WORDS = (
+    b"!!python/object/apply:os.system ['touch owned']", b"!!python/name:os.system",
+    b"!!python/tuple [1]", b"!!binary x", b"!!int ''", b"!!timestamp x", b"&a", b"*a",
+    b"<<: *a", b": ", b"- ", b"? ", b"|\n", b">-\n", b"---\n", b"%YAML 9.9\n", b"{", b"[",
+)  # fmt: skip
+
+
+def hostile_yaml() -> dict[str, bytes]:
+    """Tags that call, references that multiply, values whose makers fail."""
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+    )
+    found = {
+        tag: f"serials: !!python/{tag}\n".encode()
+        for tag in (
+            "object/apply:os.system ['touch owned']",
+            "object/new:subprocess.Popen [['touch', 'owned']]",
+            "object:os.system {}",
+            "name:os.system",
+            "module:antigravity",
+            "tuple [1, [2]]",
+        )
+    }
+    for key in ("num_frames", "ycb_ids", "mano_sides", "mano_calib", "betas", "color"):
+        found[f"laughs in {key}"] = f"{laughs}{key}: [*a11]\n".encode()
+        found[f"laughs as {key}"] = f"{laughs}{key}: *a11\n".encode()
+    for value in (
+        "!!int ''",
+        "!!timestamp x",
+        "!!bool x",
+        "!!float ''",
+        "!!binary x",
+        "!!set {a, b}",
+        "!!omap [a]",
+        "!!pairs 3",
+        "9" * 5000,
+        "1" * 500,
+        "190:20:30",
+        "2001-99-99",
+        "&a [*a]",
+        "0x",
+        "0b",
+        "_",
+        ".inf",
+    ):
+        found[value] = f"num_frames: {value}\n".encode()
+    found["merged"] = b"a: &a {b: 1}\n<<: [*a, *a, 3]\n"
+    found["deep"] = b"[" * 20_000
+    found["deep blocks"] = b"".join(b" " * i + b"-\n" for i in range(1000))
+    found["control"] = b"\x00\x01: \xff\xfe"
+    found["empty"] = b""
+    return found  # fmt: skip
+
+
+@functools.cache
+def _dexycb() -> Path:
+    return dexycb_tree.write_tree(_scratch() / "dexycb")
+
+
+def _yaml_seeds() -> list[bytes]:
+    """One file of each kind; each is given to all three readers."""
+    return [path.read_bytes() for path in sorted(_dexycb().rglob("*.yml"))[:12]]
+
+
+def _read_yaml(folder: Path) -> Read:
+    root = folder / "tree"
+    sequence = root / "20200709-subject-01" / "20200709_141754"
+    camera = root / "calibration" / "intrinsics" / "836212060125_640x480.yml"
+    hand = root / "calibration" / "mano_x" / "mano.yml"
+    for path in (sequence / "meta.yml", camera, hand):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(folder / "meta.yml")
+
+    def read() -> Any:
+        errors = []
+        for reader, arguments in (
+            (dexycb_files.read_sequence, (root, sequence.parent.name, sequence.name)),
+            (dexycb_files.read_intrinsics, (root, "836212060125")),
+            (dexycb_files.read_betas, (root, "x")),
+        ):
+            try:
+                reader(*arguments)
+            except UserError as error:
+                errors.append(error)
+        if len(errors) == 3:
+            raise errors[0]
+
+    return read
+
+
+def _label_seeds() -> list[bytes]:
+    paths = sorted(_dexycb().rglob("labels_*.npz"))
+    return [path.read_bytes() for path in paths[:2]]
+
+
+def _read_labels(folder: Path) -> Read:
+    keys = ("seg", "pose_y", "pose_m", "joint_3d")
+    return lambda: dexycb_files.read_labels(folder / "labels.npz", keys)
+
+
 PARSERS = {
     parser.name: parser
     for parser in (
@@ -682,6 +785,10 @@ PARSERS = {
                functools.partial(_read_step_file, checkpoint.META), JSON_WORDS),
         Parser("checkpoint_hashes", checkpoint.HASHES, _hashes_seeds, hostile_json,
                functools.partial(_read_step_file, checkpoint.HASHES), JSON_WORDS),
+        Parser("dexycb_yaml", "meta.yml", _yaml_seeds, hostile_yaml, _read_yaml,
+               YAML_WORDS),
+        Parser("dexycb_labels", "labels.npz", _label_seeds,
+               functools.partial(hostile_zips, "pose_m"), _read_labels, ZIP_WORDS),
         Parser("checkpoint", "input", _state_seeds, dict, _read_state, JSON_WORDS),
     )
 }  # fmt: skip
