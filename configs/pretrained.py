@@ -18,4 +18,5 @@ def get_config() -> ml_collections.ConfigDict:
     c = synthetic.get_config()
     c.name = "pretrained"
     c.model.auxiliary = True
+    c.train.steps = 900
     return c
