@@ -660,7 +660,8 @@ def _read_state(folder: Path) -> Read:
 YAML_WORDS = (
     b"!!python/object/apply:os.system ['touch owned']", b"!!python/name:os.system",
     b"!!python/tuple [1]", b"!!binary x", b"!!int ''", b"!!timestamp x", b"&a", b"*a",
-    b"<<: *a", b": ", b"- ", b"? ", b"|\n", b">-\n", b"---\n", b"%YAML 9.9\n", b"{", b"[",
+    b"<<: *a", b": ", b"- ", b"? ", b"|\n", b">-\n", b"---\n", b"%YAML 9.9\n", b"{",
+    b"[",
 )  # fmt: skip
 
 
