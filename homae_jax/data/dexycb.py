@@ -106,9 +106,10 @@ class DexYcbSource:
             camera: dexycb_files.read_intrinsics(self._root, SERIALS[camera])
             for camera in np.unique(self._index.camera).tolist()
         }
-        people = {s.calibration for s in self._index.sequences}
+        used = [self._index.sequences[i] for i in np.unique(self._index.sequence[rows])]
+        people = {s.calibration for s in used}
         self._betas = {who: dexycb_files.read_betas(self._root, who) for who in people}
-        grasped = {s.ycb_ids[s.grasped] for s in self._index.sequences}
+        grasped = {s.ycb_ids[s.grasped] for s in used}
         self._corners = {number: self._box_corners(number) for number in grasped}
 
     def __len__(self) -> int:

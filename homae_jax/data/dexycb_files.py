@@ -222,8 +222,9 @@ def read_intrinsics(root: Path, serial: str) -> Float[np.ndarray, "3 3"]:
 def read_betas(root: Path, calibration: str) -> Float[np.ndarray, " 10"]:
     """A person's hand shape."""
     path = root / "calibration" / f"mano_{calibration}" / "mano.yml"
+    values = read_yaml(path).get("betas")
     try:
-        betas = np.array(read_yaml(path).get("betas"), np.float64)
+        betas = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: betas are no numbers") from error
     if betas.shape != (10,) or not np.isfinite(betas).all():
