@@ -1,12 +1,14 @@
 """The checkpoint that ships with the package: whole, small, and it answers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 
+import homae_jax
 from homae_jax import Predictor, weights
-from homae_jax.predict import SHIPPED
 
+SHIPPED = Path(homae_jax.__file__).parent / "pretrained"
 MAX_BYTES = 20e6
 
 
