@@ -1,7 +1,7 @@
 """The embedded default: learns in minutes on two CPU cores, from scenes made here.
 
     bash launch/train.sh --config=configs/synthetic.py
-    bash launch/train.sh --config=configs/synthetic.py:long    # hours on a CPU
+    bash launch/train.sh --config=configs/synthetic.py:long    # some hours
 
 The same architecture as the paper's, every branch present, with a small encoder trained
 from scratch, fewer points and fewer layers.
@@ -98,14 +98,14 @@ def get_config(length: str = "short") -> ml_collections.ConfigDict:
     if length == "long":
         c.name = "synthetic_long"
         c.data.root = "cache/synthetic_long"
-        c.synthetic.num_train = 20000
-        c.synthetic.num_eval = 1000
+        c.synthetic.num_train = 12000
+        c.synthetic.num_eval = 600
         c.synthetic.view_cone_deg = 180.0
         c.synthetic.roll_deg = 15.0
         c.synthetic.heavy_share = 0.3
         c.synthetic.grip_spread = 1.0
         c.synthetic.objects = "all"
-        g.steps = 40000
+        g.steps = 10000
         g.checkpoint_every = 1000
         g.figures_every = 2000
     return c

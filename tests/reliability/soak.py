@@ -1,7 +1,10 @@
 """Trains for a long time and watches memory, file handles, threads and processes.
 
     python -m tests.reliability.soak --minutes=120 --out=docs/pictures
+    python -m tests.reliability.soak --config=configs/synthetic.py:long --workdir=DIR
 
+The training is the whole network, shrunk, without end; or that of `--config`, which may
+end before the time is over.
 Writes `soak.csv` and the plot `soak.png`. What is kept of a run per step, however
 little, is seen as a slope: the second half must not be above the first by more than
 `MAX_GROWTH`. The first `WARM_SHARE` of the time, in which programs are compiled and
@@ -52,12 +55,13 @@ def watch(
     """
     table.write_text(",".join(Sample._fields) + "\n")
     samples: list[Sample] = []
-    started = time.monotonic()
+    started = 0.0
     while process.poll() is None:
-        passed = (time.monotonic() - started) / 60
+        step = last_step(workdir)
+        started = started or (time.monotonic() if step else 0.0)
+        passed = (time.monotonic() - started) / 60 if started else 0.0
         if passed > minutes:
             break
-        step = last_step(workdir)
         if step:
             samples.append(_sample(process.pid, passed, step))
             with table.open("a", newline="") as file:
@@ -119,34 +123,48 @@ def draw(samples: list[Sample], path: Path) -> None:
     figures.write_png(path, np.concatenate(panels, axis=1))
 
 
+def training(config: str | None, workdir: Path, folder: Path) -> list[str]:
+    """The arguments of python that start the training; `folder` is for its data."""
+    if config:
+        return ["-m", "homae_jax.train", f"--config={config}", f"--workdir={workdir}"]
+    return [
+        "-m", "tests.reliability.tiny_training",
+        "--config=tests/reliability/tiny_training.py", f"--workdir={workdir}",
+        f"--config.data.root={folder}/world", "--config.train.steps=100000000",
+        "--config.train.checkpoint_every=50",
+    ]  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="launch/soak.sh", description=__doc__)
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after a step")
     parser.add_argument("--out", default="docs/pictures")
+    parser.add_argument("--config", help="a training of its own, as train takes it")
+    parser.add_argument("--workdir", help="with --config: where it trains; kept")
     options = parser.parse_args()
+    if bool(options.config) != bool(options.workdir):
+        parser.error("--config and --workdir go together")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak_") as folder:
-        workdir = Path(folder) / "run"
-        log = (Path(folder) / "log").open("w")
+        workdir = Path(options.workdir or f"{folder}/run").absolute()
+        log = (Path(folder) / "log").open("w+")
+        seen = None if options.config else log  # its own training may be read along
         process = subprocess.Popen(
-            [
-                sys.executable, "-m", "tests.reliability.tiny_training",
-                "--config=tests/reliability/tiny_training.py", f"--workdir={workdir}",
-                f"--config.data.root={folder}/world", "--config.train.steps=100000000",
-                "--config.train.checkpoint_every=50",
-            ],
+            [sys.executable, *training(options.config, workdir, Path(folder))],
             cwd=ROOT,
             env=os.environ | {PAUSE: str(options.pause)},
-            stdout=log,
-            stderr=log,
-        )  # fmt: skip
+            stdout=seen,
+            stderr=seen,
+        )
         samples = watch(process, workdir, options.minutes, out / "soak.csv")
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         status = process.wait(600)
         if not samples or status:
-            print(Path(log.name).read_text())
+            log.seek(0)
+            print(log.read())
             return 1
     draw(samples, out / "soak.png")
     last = samples[-1]
