@@ -5,25 +5,41 @@ here. A data set's config starts from `get_config()` and overrides; any key can 
 overridden on the command line, for example `--config.optimizer.learning_rate=5e-5`.
 """
 
-import ml_collections
-from ml_collections import config_dict
+from ml_collections.config_dict import ConfigDict, placeholder
 
 
-def get_config() -> ml_collections.ConfigDict:
-    c = ml_collections.ConfigDict()
+def get_config() -> ConfigDict:
+    c = ConfigDict()
 
     c.name = "homae"  # names the run in logs and reports
     c.seed = 0  # the run's only seed: parameters, order, augmentation, dropout
     c.device = "gpu"  # "gpu": refuse to train without one (see --allow_cpu) | "any"
+    c.data = _data()
+    c.synthetic = _synthetic()
+    c.model = _model()
+    c.targets = _targets()
+    c.losses = _losses()
+    c.optimizer = _optimizer()
+    c.train = _train()
+    c.parallel = ConfigDict()
+    c.parallel.engine = "mesh"  # jit over a mesh | "pmap": the same step, pmapped
+    c.evaluate = _evaluate()
+    c.protocol = ConfigDict()  # what is given at test time, kept in results
+    c.protocol.root = "gt"
+    c.protocol.boxes = "gt"
+    c.protocol.object_center = "gt"
+    c.sweep = placeholder(str)  # set by launch/sweep.py: label of the setting
+    return c
 
-    # --- data: where frames come from and how they are cropped ---
-    d = c.data = ml_collections.ConfigDict()
+
+def _data() -> ConfigDict:
+    """Where frames come from and how they are cropped."""
+    d = ConfigDict()
     d.dataset = "ho3d"  # "ho3d" | "dexycb" | "synthetic" (made at first use)
     d.root = ""  # folder of the data set, e.g. /data/HO3D_v2
     d.models = ""  # YCB models (<name>/textured_simple.obj); "" = <root>/models
-    d.mano = (
-        ""  # MANO right hand: MANO_RIGHT.pkl or .npz; "" = <root>/mano/MANO_RIGHT.pkl
-    )
+    # MANO right hand: MANO_RIGHT.pkl or .npz; "" = <root>/mano/MANO_RIGHT.pkl
+    d.mano = ""
     d.train_split = "train"
     d.eval_split = "evaluation"
     d.filter = "annotated"  # DexYCB: "annotated" | "hoisdf_full" | "right"
@@ -35,15 +51,14 @@ def get_config() -> ml_collections.ConfigDict:
     d.crop_scale = 1.5  # boxes are enlarged by this before their union [H]
     d.hand_box_scale = 1.2  # the box that sampled hand points must project into [H]
     d.object_box_scale = 1.0  # likewise for the object [H]
-    d.object_center = (
-        "const"  # depth of object_center: "const" | "wrist" [H: HO-3D, DexYCB]
-    )
+    # Depth of object_center: "const" | "wrist" [H: HO-3D, DexYCB].
+    d.object_center = "const"
     d.object_center_depth = 0.5244322  # metres, for "const" [H]
     d.on_bad_sample = "raise"  # in training: "raise" | "skip": another frame instead
     d.threads = 8  # loader threads
     d.workers = 0  # loader processes on top; 0 = threads only
 
-    a = d.augment = ml_collections.ConfigDict()  # training only [H]
+    a = d.augment = ConfigDict()  # training only [H]
     a.enabled = True
     a.center_jitter = 0.1  # of the crop's side, uniform, per axis
     a.scale_sigma = 0.2  # side x N(1, sigma), clipped to 1 +- sigma
@@ -55,9 +70,12 @@ def get_config() -> ml_collections.ConfigDict:
     a.saturation = 0.5
     a.hue = 0.15
     a.blur_px = 0.5  # largest Gaussian blur radius
+    return d
 
-    # --- synthetic: the world made at first use when data.dataset == "synthetic" ---
-    s = c.synthetic = ml_collections.ConfigDict()
+
+def _synthetic() -> ConfigDict:
+    """The world made at first use when data.dataset == "synthetic"."""
+    s = ConfigDict()
     s.num_train = 0
     s.num_eval = 0
     s.seed = 0
@@ -66,13 +84,28 @@ def get_config() -> ml_collections.ConfigDict:
     s.heavy_share = 0.3  # of frames in which something hides much of hand or object
     s.grip_spread = 1.0  # objects are held: 0, at their middle | 1, anywhere
     s.objects = "all"  # in training: "all" 20 | "ho3d": the nine of HO-3D
+    return s
 
-    # --- model ---
-    m = c.model = ml_collections.ConfigDict()
+
+def _model() -> ConfigDict:
+    """The network."""
+    m = ConfigDict()
     m.dtype = "bfloat16"  # of matrix products; parameters and geometry stay float32
     m.auxiliary = False  # also find boxes, wrist and object: own pictures [D]
+    m.encoder = _encoder()
+    m.mask = _mask()  # target-focused masking [P eq. 1-7]
+    m.decoder = _decoder()  # MLP pyramid [P eq. 9-11]
+    m.points = _points()
+    m.sdf = _sdf()
+    m.pointnet = _pointnet()
+    m.fusion = _fusion()  # [P eq. 14]
+    m.heads = _heads()  # [P eq. 15-16, H]
+    return m
 
-    e = m.encoder = ml_collections.ConfigDict()
+
+def _encoder() -> ConfigDict:
+    """The image encoder."""
+    e = ConfigDict()
     e.variant = "vitb14"  # vit{s,b,l,g}14[_reg] | vit_tiny (from scratch) [D]
     e.weights = ""  # DINOv2 checkpoint; "" = random initialisation (logged)
     e.freeze = False
@@ -80,22 +113,34 @@ def get_config() -> ml_collections.ConfigDict:
     e.attention = "xla"  # "xla" | "cudnn"
     e.remat = False  # recompute blocks in the backward pass to save memory
     e.drop_path = 0.0
+    return e
 
-    k = m.mask = ml_collections.ConfigDict()  # target-focused masking [P eq. 1-7]
+
+def _mask() -> ConfigDict:
+    """Target-focused masking."""
+    k = ConfigDict()
     k.enabled = True
     k.target = "object"  # "object" [P] | "hand_object" | "uniform"
     k.patch = 28  # P, px [P]
     k.num_patches = 12  # rho [P]
     k.object_share = 0.5  # mu [P]
     k.fill = "gaussian"  # "gaussian" [P] | "zero" | "mean"
+    return k
 
-    r = m.decoder = ml_collections.ConfigDict()  # MLP pyramid [P eq. 9-11]
+
+def _decoder() -> ConfigDict:
+    """The decoder of image and features."""
+    r = ConfigDict()
     r.widths = (256, 256, 128, 64)  # at strides patch, 8, 4, 2 px [D]
     r.hidden = (512, 512, 256, 128)
     r.multiscale = True  # False: last level only (Table V, row 2)
     r.width_point = 223  # C [P]
+    return r
 
-    p = m.points = ml_collections.ConfigDict()
+
+def _points() -> ConfigDict:
+    """Where signed distances are asked for."""
+    p = ConfigDict()
     p.num_hand = 600  # [P]
     p.num_object = 200  # [P]
     p.scale = 3.1  # metres -> the cube [-1, 1]^3 [H]
@@ -104,22 +149,38 @@ def get_config() -> ml_collections.ConfigDict:
     p.sampler = "dense"  # "dense" [H] | "coarse_to_fine"
     p.coarse_factor = 4  # coarse_to_fine: coarse cells are this many fine ones wide
     p.refine_share = 0.125  # coarse_to_fine: share of coarse cells that are refined
+    return p
 
-    f = m.sdf = ml_collections.ConfigDict()
+
+def _sdf() -> ConfigDict:
+    """The signed distance networks."""
+    f = ConfigDict()
     f.width = 512  # [H]
     f.depth = 4  # hidden layers; the input re-enters before the third [H]
     f.dropout = 0.2  # [H]
+    return f
 
-    n = m.pointnet = ml_collections.ConfigDict()
+
+def _pointnet() -> ConfigDict:
+    """The point encoders."""
+    n = ConfigDict()
     n.widths = (64, 128)  # shared MLP before C [D]
+    return n
 
-    u = m.fusion = ml_collections.ConfigDict()  # [P eq. 14]
+
+def _fusion() -> ConfigDict:
+    """How signed distances and points meet."""
+    u = ConfigDict()
     u.explicit = True  # False: no PointNet (Table V, row 3)
     u.sdf_sign = 1  # +1 [P, H code] | -1 [H paper]
     u.beta_init = 0.1  # [H]
     u.beta_floor = 2e-3  # [H]
+    return u
 
-    h = m.heads = ml_collections.ConfigDict()  # [P eq. 15-16, H]
+
+def _heads() -> ConfigDict:
+    """The transformers over points."""
+    h = ConfigDict()
     h.num_heads = 4
     h.width_mlp = 1024
     h.dropout = 0.1
@@ -128,9 +189,12 @@ def get_config() -> ml_collections.ConfigDict:
     h.object_encoder_layers = 3
     h.object_rotation = "rot6d"  # "rot6d" [D] | "axis_angle" [P]
     h.cross_points = False  # hand tokens see object points and vice versa [H]
+    return h
 
-    # --- targets and losses ---
-    t = c.targets = ml_collections.ConfigDict()
+
+def _targets() -> ConfigDict:
+    """What the network is to say."""
+    t = ConfigDict()
     t.num_hand_sdf = 600  # supervision points [H]
     t.num_object_sdf = 200
     t.sdf_clamp = 0.15  # in normalised units [H]
@@ -139,11 +203,14 @@ def get_config() -> ml_collections.ConfigDict:
     t.object_sdf = "exact"  # "exact": point to triangle | "grid": baked lattice
     t.heatmap_sigma_px = 1.25  # pixels of the heat map [H]
     t.point_jitter = (0.03, 0.05, 0.07)  # normalised, by thirds of the epoch [H]
+    return t
 
-    l = c.losses = ml_collections.ConfigDict()
+
+def _losses() -> ConfigDict:
+    """How its errors are weighed."""
+    l = ConfigDict()
     l.rotation = "matrix"  # "matrix" [D] | "axis_angle" [P]
-    l.weights = ml_collections.ConfigDict()
-    w = l.weights
+    w = l.weights = ConfigDict()
     w.rec = 1.0  # lambda_1 [P]
     w.mano = 1.0  # lambda_2 [P]
     w.obj = 1.0  # lambda_3 [P]
@@ -169,9 +236,12 @@ def get_config() -> ml_collections.ConfigDict:
     w.aux_wrist_px = 5.0
     w.aux_wrist_depth = 1.0  # logarithm
     w.aux_object_name = 0.2
+    return l
 
-    # --- optimisation ---
-    o = c.optimizer = ml_collections.ConfigDict()
+
+def _optimizer() -> ConfigDict:
+    """Adam and its learning rate."""
+    o = ConfigDict()
     o.learning_rate = 1e-4  # [P]
     o.schedule = "step"  # "step" [P] | "cosine" | "constant"
     o.decay = 0.7  # "step": factor [P]
@@ -183,9 +253,12 @@ def get_config() -> ml_collections.ConfigDict:
     o.clip_norm = 0.0  # 0 = no clipping
     o.encoder_lr_multiplier = 1.0
     o.encoder_layer_decay = 1.0  # < 1: lower rates for earlier encoder blocks
+    return o
 
-    # --- training ---
-    g = c.train = ml_collections.ConfigDict()
+
+def _train() -> ConfigDict:
+    """Length, checkpoints and logs of a training."""
+    g = ConfigDict()
     g.batch_size = 24  # global, whatever the number of devices [P]
     g.accumulate = 1  # split each batch into so many passes (memory)
     g.epochs = 60.0  # [P]
@@ -200,25 +273,13 @@ def get_config() -> ml_collections.ConfigDict:
     g.eval_every = 0  # steps; 0 = at the end only
     g.figures_every = 1000  # pictures for TensorBoard
     g.init_from = ""  # workdir or export whose parameters start this run
+    return g
 
-    # --- devices ---
-    q = c.parallel = ml_collections.ConfigDict()
-    q.engine = "mesh"  # "mesh": jit over a device mesh | "pmap": the same step, pmapped
 
-    # --- evaluation ---
-    v = c.evaluate = ml_collections.ConfigDict()
+def _evaluate() -> ConfigDict:
+    """The pass over the evaluation split."""
+    v = ConfigDict()
     v.batch_size = 24
     v.num_figures = 8
     v.fingertips = "ho3d"  # vertex list for tips, see hand/mano.py
-
-    c.protocol = (
-        ml_collections.ConfigDict()
-    )  # what is given at test time, kept in results
-    c.protocol.root = "gt"
-    c.protocol.boxes = "gt"
-    c.protocol.object_center = "gt"
-
-    c.sweep = config_dict.placeholder(
-        str
-    )  # set by launch/sweep.py: label of the setting
-    return c
+    return v

@@ -7,12 +7,12 @@ The same architecture as the paper's, every branch present, with a small encoder
 from scratch, fewer points and fewer layers.
 """
 
-import ml_collections
+from ml_collections.config_dict import ConfigDict
 
 from configs import common
 
 
-def get_config(length: str = "short") -> ml_collections.ConfigDict:
+def get_config(length: str = "short") -> ConfigDict:
     """The "short" setting, or the "long" one: more scenes, every view, more steps."""
     if length not in ("short", "long"):
         raise ValueError(f'no setting "{length}": use "short" or "long"')
@@ -25,87 +25,78 @@ def get_config(length: str = "short") -> ml_collections.ConfigDict:
     c.data.image_size = 112
     c.data.threads = 2
     c.data.object_center = "wrist"  # the depth of the wrist, as on DexYCB
-    a = c.data.augment
-    a.rotation_deg = 15.0
-    a.scale_sigma = 0.1
-    a.brightness = a.contrast = a.saturation = 0.2
-    a.hue = 0.05
+    colours = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
+    c.data.augment.update(rotation_deg=15.0, scale_sigma=0.1, **colours)
+    c.synthetic.update(
+        num_train=2000,
+        num_eval=240,
+        view_cone_deg=15.0,
+        roll_deg=25.0,
+        heavy_share=0.15,
+        grip_spread=0.3,
+        objects="ho3d",
+    )
 
-    c.synthetic.num_train = 2000
-    c.synthetic.num_eval = 240
-    c.synthetic.view_cone_deg = 15.0
-    c.synthetic.roll_deg = 25.0
-    c.synthetic.heavy_share = 0.15
-    c.synthetic.grip_spread = 0.3
-    c.synthetic.objects = "ho3d"
-
-    m = c.model
-    m.dtype = "float32"
-    m.encoder.variant = "vit_tiny"
-    m.encoder.width_out = 192
-    m.mask.patch = 16
-    m.mask.num_patches = 9  # of 49: the paper's share
-    m.decoder.widths = (160, 96, 48, 24)
-    m.decoder.hidden = (192, 128, 64, 32)
-    m.decoder.width_point = 95
-    m.points.num_hand = 96
-    m.points.num_object = 48
-    m.points.scale = 4.0  # a cube of +- 0.25 m, so that few lattice points do
-    m.points.grid_size = 16
-    m.points.sampler = "coarse_to_fine"
-    m.points.coarse_factor = 4
-    m.points.refine_share = 0.125
-    m.sdf.width = 160
-    m.sdf.dropout = 0.0
-    m.heads.width_mlp = 256
-    m.heads.dropout = 0.0
-    m.heads.hand_encoder_layers = 2
-    m.heads.hand_decoder_layers = 2
-    m.heads.object_encoder_layers = 2
-
-    c.targets.num_hand_sdf = 128
-    c.targets.num_object_sdf = 128
-    c.targets.object_sdf = "grid"
-
-    # The dense terms lead: they alone teach an encoder from scratch within minutes.
-    w = c.losses.weights
-    w.sdf_hand = 150.0
-    w.sdf_object = 200.0
-    w.hand_mask = 5.0
-    w.object_mask = 5.0
-    w.heatmap = 3e-3
-    w.vertices = 1e3
-    w.joints = 2e3
-    w.mano_pose = 10.0
-    w.mano_shape = 0.1
-    w.obj_rotation = 0.7
-    w.obj_translation = 1e4
-
-    o = c.optimizer
-    o.learning_rate = 1e-3
-    o.schedule = "cosine"
-    o.warmup_steps = 50
-    o.clip_norm = 1.0
+    _shrink_model(c.model)
+    c.targets.update(num_hand_sdf=128, num_object_sdf=128, object_sdf="grid")
+    _lead_with_dense_terms(c.losses.weights)
+    c.optimizer.update(
+        learning_rate=1e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
+    )
 
     g = c.train
     g.batch_size = 8  # many small steps: thrice as far on the same images as with 24
     g.steps = 1400
     g.switch_epoch = 0.0  # own points from the start: true ones give the answer away
     g.own_points_probability = 1.0
-    g.log_every = 50
-    g.checkpoint_every = 500
-    g.figures_every = 500
+    g.update(log_every=50, checkpoint_every=500, figures_every=500)
     if length == "long":
-        c.name = "synthetic_long"
-        c.data.root = "cache/synthetic_long"
-        c.synthetic.num_train = 12000
-        c.synthetic.num_eval = 600
-        c.synthetic.view_cone_deg = 180.0
-        c.synthetic.roll_deg = 15.0
-        c.synthetic.heavy_share = 0.3
-        c.synthetic.grip_spread = 1.0
-        c.synthetic.objects = "all"
-        g.steps = 10000
-        g.checkpoint_every = 1000
-        g.figures_every = 2000
+        _lengthen(c)
     return c
+
+
+def _shrink_model(m: ConfigDict) -> None:
+    """Every branch, each small, for pictures of half the side."""
+    m.dtype = "float32"
+    m.encoder.update(variant="vit_tiny", width_out=192)
+    m.mask.update(patch=16, num_patches=9)  # of 49: the paper's share
+    m.decoder.update(
+        widths=(160, 96, 48, 24), hidden=(192, 128, 64, 32), width_point=95
+    )
+    m.points.update(num_hand=96, num_object=48)
+    m.points.scale = 4.0  # a cube of +- 0.25 m, so that few lattice points do
+    m.points.update(
+        grid_size=16, sampler="coarse_to_fine", coarse_factor=4, refine_share=0.125
+    )
+    m.sdf.update(width=160, dropout=0.0)
+    m.heads.update(
+        width_mlp=256,
+        dropout=0.0,
+        hand_encoder_layers=2,
+        hand_decoder_layers=2,
+        object_encoder_layers=2,
+    )
+
+
+def _lead_with_dense_terms(w: ConfigDict) -> None:
+    """They alone teach an encoder from scratch within minutes."""
+    w.update(sdf_hand=150.0, sdf_object=200.0)
+    w.update(hand_mask=5.0, object_mask=5.0, heatmap=3e-3)
+    w.update(vertices=1e3, joints=2e3, mano_pose=10.0, mano_shape=0.1)
+    w.update(obj_rotation=0.7, obj_translation=1e4)
+
+
+def _lengthen(c: ConfigDict) -> None:
+    """Every view, every object, every grip."""
+    c.name = "synthetic_long"
+    c.data.root = "cache/synthetic_long"
+    c.synthetic.update(
+        num_train=12000,
+        num_eval=600,
+        view_cone_deg=180.0,
+        roll_deg=15.0,
+        heavy_share=0.3,
+        grip_spread=1.0,
+        objects="all",
+    )
+    c.train.update(steps=10000, checkpoint_every=1000, figures_every=2000)
