@@ -68,8 +68,8 @@ class ExportedModel:
 
         Returns:
           joints [b, 21, 3], vertices [b, 778, 3], hand_rotmat [b, 16, 3, 3],
-          hand_betas [b, 10], object_rotmat [b, 3, 3], object_trans [b, 3], and both
-          point sets with their signed distances.
+          hand_betas [b, 10], object_rotmat [b, 3, 3], object_trans [b, 3], both point
+          sets with their signed distances, and both masks [b, m, m].
         """
         floats = (intrinsics, hand_box_px, object_box_px, wrist, object_center)
         arrays = [np.asarray(each, np.float32) for each in floats]

@@ -4,15 +4,19 @@ Markdown, made from the configuration and the results in the run's folder alone.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from homae_jax import __version__
+from homae_jax.config_flags import ROOT
 from homae_jax.errors import UserError
 from homae_jax.evaluation import report, tables
+from homae_jax.evaluation.rendering import render
+from homae_jax.progress import format_seconds
+from homae_jax.viz import curves
 
 DATA_NOTES = {
     "synthetic": "Scenes made by `homae_jax.synthesize` from procedural hands, objects "
@@ -22,6 +26,21 @@ DATA_NOTES = {
     "Check both before you use or share these parameters.",
     "dexycb": "DexYCB (CC BY-NC 4.0) and MANO, which has a licence of its own.",
 }
+LICENCES = {
+    "synthetic": "Apache-2.0, as the code",
+    "ho3d": "academic use only, as HO-3D and MANO",
+    "dexycb": "CC BY-NC 4.0 and MANO's, as the data",
+}
+PREDICTED = "predicted"  # of a value of config.protocol
+COST_COLUMNS = (
+    tables.Column("MJE", "mje_mm"),
+    tables.Column("MJE, wrist on wrist", "mje_root_mm"),
+    tables.Column("PA-MJE", "pa_mje_mm"),
+    tables.Column("OCE", "oce_mm"),
+    tables.Column("MCE", "mce_mm"),
+    tables.Column("OME", "ome_mm"),
+    tables.Column("ADD-S", "add_s_mm"),
+)
 
 
 def model_card(
@@ -44,8 +63,9 @@ def model_card(
         "finds boxes and wrist by itself": "yes"
         if model.get("auxiliary", False)
         else "no: they must be given",
+        "licence": LICENCES.get(data.dataset, "that of the data"),
         "made with": f"homae_jax {__version__}",
-    }
+    } | _training_facts(config, folder)
     given = ", ".join(k for k, v in config.protocol.to_dict().items() if v == "gt")
     return "\n".join(
         [
@@ -85,13 +105,71 @@ def model_card(
     )
 
 
+def _training_facts(config: ml_collections.ConfigDict, folder: Path) -> dict[str, str]:
+    """The command that trained it and the time its steps took, where they are known."""
+    facts = {}
+    file = Path("configs") / f"{config.name}.py"
+    if (ROOT / file).is_file():
+        facts["trained by"] = f"`bash launch/train.sh --config={file}`"
+    metrics = folder / "metrics.jsonl"
+    if metrics.is_file():
+        seconds = _training_seconds(curves.read_metrics(metrics))
+        if seconds:
+            facts["time of its steps"] = format_seconds(seconds)
+    return facts
+
+
+def _training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds that the logged steps took, from the speed of each interval."""
+    seconds, last = 0.0, 0
+    for record in records:
+        speed = record.get("steps_per_second")
+        if speed:
+            seconds += (record["step"] - last) / speed
+            last = record["step"]
+    return seconds
+
+
 def _results(folder: Path) -> list[str]:
-    """The tables of every evaluation in the run's folder."""
+    """The tables of every evaluation in the run's folder, then what prediction costs.
+
+    Where boxes, wrist and centre were predicted, only that last table is shown.
+    """
     found = [p for p in sorted((folder / "eval").glob("*.json")) if _is_result(p)]
-    if not found:
+    results = {path.stem: report.read_result(path) for path in found}
+    if not results:
         return ["None were stored with the run."]
-    texts = [tables.format_result(report.read_result(p), "markdown") for p in found]
+    texts = [
+        tables.format_result(result, "markdown")
+        for result in results.values()
+        if not _predicted_inputs(result)
+    ]
+    texts += [render(table, "markdown") for table in cost_of_prediction(results)]
     return "\n\n".join(texts).splitlines()
+
+
+def cost_of_prediction(results: Mapping[str, report.Result]) -> list[tables.Table]:
+    """Given and predicted inputs under each other; [] where nothing was predicted."""
+    splits: dict[tuple[Any, Any], dict[str, report.Result]] = {}
+    for result in results.values():
+        key = result["protocol"].get("dataset"), result["protocol"].get("split")
+        names = _predicted_inputs(result)
+        label = f"predicted: {', '.join(names)}" if names else "all given"
+        splits.setdefault(key, {})[label] = result
+    return [
+        tables.runs_table(
+            dict(sorted(rows.items())),
+            COST_COLUMNS,
+            f"What prediction costs, {dataset} {split}, mm",
+        )._replace(notes=("the crop is that of the labels in every row",))
+        for (dataset, split), rows in splits.items()
+        if len(rows) > 1
+    ]
+
+
+def _predicted_inputs(result: report.Result) -> list[str]:
+    protocol = result["protocol"]
+    return sorted(key for key, value in protocol.items() if value == PREDICTED)
 
 
 def _is_result(path: Path) -> bool:

@@ -140,7 +140,7 @@ class Predictor:
         self._params = jax.tree.map(jnp.asarray, _read_params(run))
         self._hand = jax.tree.map(jnp.asarray, self.mano)
         self._locate = jax.jit(functools.partial(_locate, model=self.model))
-        self._answer = jax.jit(functools.partial(_answer, model=self.model))
+        self._answer = jax.jit(functools.partial(answer_batch, model=self.model))
         self._distances = passes.jitted(passes.signed_distances, model=self.model)
         self._reconstruct = passes.jitted(passes.reconstruct, model=self.model)
 
@@ -395,10 +395,13 @@ def _locate(params: Any, image: jax.Array, intrinsics: jax.Array, *, model: Homa
     return model.apply({"params": params}, image, intrinsics, method="locate")
 
 
-def _answer(
+def answer_batch(
     params: Any, batch: Batch, mano: ManoModel, *, model: Homae
 ) -> dict[str, jax.Array]:
-    """The network's answer for a batch, point sets in the camera frame, metres."""
+    """The network's answer for a batch, point sets in the camera frame, metres.
+
+    What `Predictor` asks and what an export's program returns.
+    """
     out = model.apply({"params": params}, batch, mano)
     scale = model.points["scale"]
     return {

@@ -21,7 +21,7 @@ from homae_jax import assembly
 from homae_jax.errors import UserError
 from homae_jax.exported import ABOUT, LOCATE, PROGRAM
 from homae_jax.hand.mano import ManoModel
-from homae_jax.models.homae import Homae
+from homae_jax.predictor import answer_batch
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -58,11 +58,13 @@ def build_programs(
             wrist=wrist,
             object_center=center,
         )
-        found = _answer(model, _variables(params), batch, ManoModel(**hand))
+        nested = _nested(params)
+        found = answer_batch(nested, batch, ManoModel(**hand), model=model)
         return jax.tree.map(lambda x: x[0], found)
 
     def locate(params: Mapping, *row: jax.Array) -> dict:
-        found = model.apply(_variables(params), *_as_batch(row), method="locate")
+        variables = {"params": _nested(params)}
+        found = model.apply(variables, *_as_batch(row), method="locate")
         return jax.tree.map(lambda x: x[0], found._asdict())
 
     specs = (params_spec, hand_spec, image, matrix, box, box, point, point)
@@ -85,26 +87,9 @@ def _as_batch(row: tuple[jax.Array, ...]) -> list[jax.Array]:
     return [x[None] for x in row]
 
 
-def _variables(params: Mapping[str, jax.Array]) -> dict:
+def _nested(params: Mapping[str, jax.Array]) -> dict:
     """Flat parameters as the network wants them."""
-    return {"params": traverse_util.unflatten_dict(dict(params), sep="/")}
-
-
-def _answer(model: Homae, variables: Any, batch: Any, mano: ManoModel) -> dict:
-    out = model.apply(variables, batch, mano)
-    scale = model.points["scale"]
-    return {
-        "joints": out.joints,
-        "vertices": out.vertices,
-        "hand_rotmat": out.hand_rotmat[-1],
-        "hand_betas": out.hand_betas[-1],
-        "object_rotmat": out.object_rotmat,
-        "object_trans": out.object_trans,
-        "hand_points": out.hand_points_norm / scale + batch.wrist[:, None],
-        "hand_points_sdf": out.hand_points_sdf_norm / scale,
-        "object_points": out.object_points_norm / scale + batch.object_center[:, None],
-        "object_points_sdf": out.object_points_sdf_norm / scale,
-    }
+    return traverse_util.unflatten_dict(dict(params), sep="/")
 
 
 def _serialised(function: Any, *specs: Any) -> bytes:

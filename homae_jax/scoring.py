@@ -52,8 +52,13 @@ CURVES = {
 def result_file(
     config: ml_collections.ConfigDict, workdir: str | Path, split: str
 ) -> Path:
-    """Where `evaluate_state` writes its numbers."""
-    return Path(workdir) / "eval" / f"{config.data.dataset}_{split}.json"
+    """Where `evaluate_state` writes its numbers; predicted inputs are in the name."""
+    protocol = config.protocol.to_dict()
+    found = sorted(key for key, value in protocol.items() if value == "predicted")
+    words = [config.data.dataset, split]
+    if found:
+        words += ["predicted", *(found if len(found) < len(protocol) else [])]
+    return Path(workdir) / "eval" / f"{'_'.join(words)}.json"
 
 
 def evaluate_state(

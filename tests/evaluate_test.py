@@ -210,3 +210,18 @@ def test_evaluate_mistakes_are_one_line(arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith("error:") and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_result_file_names_what_was_predicted():
+    config = toy_config()
+    names = []
+    for keys in ((), ("root",), ("boxes", "object_center", "root")):
+        for key in keys:
+            config.protocol[key] = "predicted"
+        names.append(scoring.result_file(config, "w", "val").name)
+    dataset = config.data.dataset
+    assert names == [
+        f"{dataset}_val.json",
+        f"{dataset}_val_predicted_root.json",
+        f"{dataset}_val_predicted.json",
+    ]

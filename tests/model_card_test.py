@@ -39,6 +39,31 @@ def test_model_card_holds_the_results_of_the_run(tmp_path):
     assert "**Table III" in card(ho3d.get_config(), tmp_path)
 
 
+def test_model_card_says_what_prediction_costs(tmp_path):
+    """Two evaluations of a split: both are rows of one table."""
+    groups = {"per_object": {}, "by_occlusion": {}, "other_protocols": {}}
+    (tmp_path / "eval").mkdir()
+    for name, root, mje in (("", "gt", 21.5), ("_predicted_root", "predicted", 71.4)):
+        protocol = RESULT["protocol"] | {"root": root, "split": "evaluation"}
+        result = RESULT | groups | {"excluded": {}, "protocol": protocol}
+        result["metrics"] = RESULT["metrics"] | {"mje_mm": mje}
+        path = tmp_path / "eval" / f"ho3d_evaluation{name}.json"
+        path.write_text(json.dumps(result))
+    text = card(ho3d.get_config(), tmp_path)
+    rows = text.split("**What prediction costs, ho3d evaluation, mm**")[1]
+    assert "| all given | 21.5 |" in rows and "| predicted: root | 71.4 |" in rows
+    assert text.count("**Table III") == 1  # of what was given
+
+
+def test_model_card_names_command_time_and_licence(tmp_path):
+    lines = [{"step": s, "steps_per_second": 0.5} for s in (50, 100)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = card(synthetic.get_config(), tmp_path)
+    assert "`bash launch/train.sh --config=configs/synthetic.py`" in text
+    assert "| time of its steps | 3m20s |" in text and "Apache-2.0" in text
+
+
 def test_objects_round_trip_without_their_lattices(tmp_path):
     path = tmp_path / "objects.npz"
     path.write_bytes(bundle.pack_objects(toy.toy_templates(), ("box", "ball")))

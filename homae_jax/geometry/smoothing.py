@@ -18,8 +18,8 @@ class OneEuro:
     def __init__(
         self,
         *,
-        min_cutoff: Number = 1.0,
-        speed_gain: Number = 8.0,
+        min_cutoff: Number = 1.5,
+        speed_gain: Number = 40.0,
         speed_cutoff: Number = 1.0,
     ):
         """Prepares the filter.
@@ -33,7 +33,7 @@ class OneEuro:
         self._speed_cutoff = speed_cutoff
         self._last: np.ndarray | None = None  # as it came
         self._value: np.ndarray | None = None
-        self._speed: np.ndarray | None = None
+        self._velocity: np.ndarray | float = 0.0
 
     def __call__(
         self, value: Float[np.ndarray, "*n"], seconds: Number
@@ -41,57 +41,56 @@ class OneEuro:
         """The filtered value, `seconds` after the last one."""
         if self._value is None or seconds <= 0:
             self._last = self._value = value
-            self._speed = np.zeros_like(value)
+            self._velocity = 0.0
             return value
-        speed = (value - self._last) / seconds
+        velocity = self._way(self._last, value) / seconds
         self._last = value
-        self._speed += _share(self._speed_cutoff, seconds) * (speed - self._speed)
-        cutoff = self._min_cutoff + self._gain * np.abs(self._speed)
-        self._value = self._value + _share(cutoff, seconds) * (value - self._value)
+        change = velocity - self._velocity
+        self._velocity = self._velocity + _share(self._speed_cutoff, seconds) * change
+        cutoff = self._min_cutoff + self._gain * self._speed(self._velocity)
+        step = _share(cutoff, seconds) * self._way(self._value, value)
+        self._value = self._gone(self._value, step)
         return self._value
 
+    def _way(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return end - start
 
-class OneEuroRotation:
-    """The same for rotations, along the shortest arc; each of a stack on its own."""
+    def _speed(self, velocity: np.ndarray) -> np.ndarray:
+        return np.abs(velocity)
+
+    def _gone(self, start: np.ndarray, step: np.ndarray) -> np.ndarray:
+        return start + step
+
+
+class OneEuroRotation(OneEuro):
+    """The same for rotations [n 3 3], along the shortest arc; each on its own."""
 
     def __init__(
         self,
         *,
-        min_cutoff: Number = 1.0,
-        speed_gain: Number = 1.0,
+        min_cutoff: Number = 1.5,
+        speed_gain: Number = 1.5,
         speed_cutoff: Number = 1.0,
     ):
         """As OneEuro; `speed_gain` is per radian per second."""
-        self._min_cutoff, self._gain = min_cutoff, speed_gain
-        self._speed_cutoff = speed_cutoff
-        self._last: np.ndarray | None = None  # as it came
-        self._value: np.ndarray | None = None
-        self._speed: np.ndarray | None = None
+        super().__init__(
+            min_cutoff=min_cutoff, speed_gain=speed_gain, speed_cutoff=speed_cutoff
+        )
 
-    def __call__(
-        self, rotmat: Float[np.ndarray, "n 3 3"], seconds: Number
+    def _way(
+        self, start: Float[np.ndarray, "n 3 3"], end: Float[np.ndarray, "n 3 3"]
+    ) -> Float[np.ndarray, "n 3"]:
+        """The turn from one rotation to another, as axis times angle."""
+        turn = Rotation.from_matrix(start).inv() * Rotation.from_matrix(end)
+        return turn.as_rotvec()
+
+    def _speed(self, velocity: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 1"]:
+        return np.linalg.norm(velocity, axis=-1, keepdims=True)
+
+    def _gone(
+        self, start: Float[np.ndarray, "n 3 3"], step: Float[np.ndarray, "n 3"]
     ) -> Float[np.ndarray, "n 3 3"]:
-        """The filtered rotations, `seconds` after the last ones."""
-        if self._value is None or seconds <= 0:
-            self._last = self._value = rotmat
-            self._speed = np.zeros(len(rotmat))
-            return rotmat
-        speed = np.linalg.norm(_arc(self._last, rotmat), axis=-1) / seconds
-        self._last = rotmat
-        self._speed += _share(self._speed_cutoff, seconds) * (speed - self._speed)
-        cutoff = self._min_cutoff + self._gain * self._speed
-        step = _share(cutoff, seconds)[:, None] * _arc(self._value, rotmat)
-        value = Rotation.from_matrix(self._value) * Rotation.from_rotvec(step)
-        self._value = value.as_matrix()
-        return self._value
-
-
-def _arc(
-    start: Float[np.ndarray, "n 3 3"], end: Float[np.ndarray, "n 3 3"]
-) -> Float[np.ndarray, "n 3"]:
-    """The turn from one rotation to another, as axis times angle."""
-    turn = Rotation.from_matrix(start).inv() * Rotation.from_matrix(end)
-    return turn.as_rotvec()
+        return (Rotation.from_matrix(start) * Rotation.from_rotvec(step)).as_matrix()
 
 
 def _share(cutoff: Number | np.ndarray, seconds: Number) -> np.ndarray | np.floating:
