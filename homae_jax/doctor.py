@@ -8,7 +8,12 @@ Examples:
   # the same, and the hand model, the encoder's weights and the data of a configuration
   python -m homae_jax.doctor --config=configs/ho3d.py --config.data.root=/data/HO3D_v2
 
-Exits with 1 where there is an error, such as a GPU that JAX does not use.
+  # a data set's folder: counts beside the published ones, every missing file, pictures
+  # of random frames with their labels (python -m homae_jax.doctor data --help)
+  python -m homae_jax.doctor data --root=/data/DexYCB --out=report
+
+Exits with 1 where there is an error, such as a GPU that JAX does not use or a file that
+is missing.
 """
 
 import os
@@ -16,6 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from homae_jax import config_flags, runtime
+from homae_jax.errors import UserError
 
 EXIT_ERRORS = 1
 
@@ -35,5 +41,22 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_ERRORS if any(f.level == "error" for f in findings) else 0
 
 
+def check_dataset(arguments: Sequence[str]) -> int:
+    """`doctor data`: see diagnosis/dataset.py."""
+    from homae_jax.diagnosis import dataset
+
+    try:
+        return dataset.main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return config_flags.EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return config_flags.EXIT_INTERRUPTED
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["data"]:
+        runtime.prepare()
+        sys.exit(check_dataset(sys.argv[2:]))
     config_flags.run(main)

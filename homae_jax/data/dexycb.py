@@ -8,13 +8,14 @@ mirror the object's pose is M R M while its model stays, which is exact for obje
 symmetric about their own x = 0 only (HOISDF does so).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from homae_jax.data import dexycb_files, index
+from homae_jax.data import dexycb_files, dexycb_index
 from homae_jax.data.dexycb_files import SERIALS
 from homae_jax.data.pictures import read_picture
 from homae_jax.data.source import Frame, FrameInfo, GroundTruth
@@ -23,19 +24,47 @@ from homae_jax.hand.joints import SIMPLE_TO_MANO
 from homae_jax.objects.ycb import BOX_CENTRES, EXTENTS, YCB_NAMES
 from homae_jax.schema import BACKGROUND, HAND, OBJECT
 
-FILTERS = ("annotated", "hoisdf_full", "right")
 LEFT_HANDS = ("mirror", "keep", "drop")
 MIRROR = np.array([-1.0, 1.0, 1.0])
 SEG_HAND = 255
 ROTATION_TOLERANCE = 1e-3
-# Sizes that others report (DexYCB; HandOccNet's lists; HFL-Net, HOISDF).
-PUBLISHED_SIZES = {
-    ("s0_train", "all"): 465_504,
-    ("s0_train", "annotated"): 406_888,
-    ("s0_test", "annotated"): 78_768,
-    ("s0_train", "hoisdf_full"): 401_507,
-    ("s0_test", "hoisdf_full"): 78_005,
+
+
+class Filter(NamedTuple):
+    """Which annotated frames a protocol uses."""
+
+    is_box_tested: bool = False  # HOISDF's test of the hand's box
+    is_right_only: bool = False
+    is_inside: bool = False  # joints and object wholly in the picture
+    reach: float = np.inf  # metres from a joint to the object, at most
+    has_nearest: bool = False  # whether that distance, or the picture, is asked for
+    published: tuple[tuple[str, int], ...] = ()  # split and frames that others report
+
+
+# By name (`data.filter`). Sizes are DexYCB's toolkit's users': HandOccNet's lists for
+# "annotated", HFL-Net and HOISDF for "hoisdf_full"; "hoisdf_small" is the rule of Dense
+# Mutual Attention (DMA), from which HOISDF's reader derives, not HOISDF's own list.
+FILTERS = {
+    "annotated": Filter(published=(("s0_train", 406_888), ("s0_test", 78_768))),
+    "hoisdf_full": Filter(
+        is_box_tested=True, published=(("s0_train", 401_507), ("s0_test", 78_005))
+    ),
+    "hoisdf_small": Filter(
+        is_right_only=True,
+        is_inside=True,
+        reach=0.010,
+        has_nearest=True,
+        published=(("s0_test", 24_549),),
+    ),
+    "artiboost": Filter(
+        is_right_only=True,
+        reach=0.050,
+        has_nearest=True,
+        published=(("s0_train", 168_280), ("s0_test", 32_968)),
+    ),
+    "right": Filter(is_right_only=True),
 }
+PUBLISHED_FRAMES = {"s0_train": 465_504}  # before any filter
 
 
 class HandBasis(NamedTuple):
@@ -53,10 +82,10 @@ class DexYcbSource:
       split: "s0_train" to "s3_test".
       right, left: of MANO_RIGHT.pkl and MANO_LEFT.pkl; left may be None where there is
         no left hand to read.
-      filter_name: one of FILTERS: hand and object annotated; also HOISDF's box test;
-        annotated right hands.
+      filter_name: a key of FILTERS.
       left_hands: one of LEFT_HANDS.
-      models: folder of the YCB models, for their boxes; None: the known sizes.
+      models: folder of the YCB models, for their boxes; None: the known sizes. The
+        filters that ask how near hand and object are need it.
       cache_dir: where the index is kept.
       workers: processes that build it; None: one per core.
 
@@ -86,14 +115,30 @@ class DexYcbSource:
         self._root, self._models = Path(root), models
         self._split, self._filter = split, filter_name
         self._right, self._left, self._left_hands = right, left, left_hands
-        self._index = index.open_dexycb(
+        self._index = dexycb_index.open_index(
             self._root, split, cache_dir=cache_dir, workers=workers
         )
+        self._intrinsics = _read_cameras(self._root, self._index)
+        wanted, contacts = FILTERS[filter_name], None
+        if wanted.has_nearest:
+            if models is None:
+                raise UserError(f'data.filter="{filter_name}" needs data.models')
+            contacts = find_contacts(
+                self._root,
+                split,
+                self._index,
+                models=models,
+                cache_dir=cache_dir,
+                workers=workers,
+            )
         is_left = np.array([s.side == "left" for s in self._index.sequences])
-        drops_left = filter_name == "right" or left_hands == "drop"
-        rows, self._excluded = select(
-            self._index, is_left, filter_name, drops_left=drops_left
+        self._reason, self._reasons = apply_filter(
+            self._index,
+            is_left,
+            wanted._replace(is_right_only=wanted.is_right_only or left_hands == "drop"),
+            contacts,
         )
+        rows = np.flatnonzero(self._reason == dexycb_index.USED)
         if not len(rows):
             raise UserError(f"{root}: no frame of {split} passes {filter_name}")
         if left is None and is_left[self._index.sequence[rows]].any():
@@ -102,10 +147,6 @@ class DexYcbSource:
                 "left hands; copy it there, or set --config.data.left_hands=drop"
             )
         self._rows = rows
-        self._intrinsics = {
-            camera: dexycb_files.read_intrinsics(self._root, SERIALS[camera])
-            for camera in np.unique(self._index.camera).tolist()
-        }
         used = [self._index.sequences[i] for i in np.unique(self._index.sequence[rows])]
         people = {s.calibration for s in used}
         self._betas = {who: dexycb_files.read_betas(self._root, who) for who in people}
@@ -164,6 +205,10 @@ class DexYcbSource:
             sequence=sequence.path,
         )
 
+    def side(self, row: int) -> str:
+        """The hand in the picture: "right" or "left"."""
+        return self._place(row)[0].side
+
     def ground_truth(self, row: int) -> GroundTruth | None:
         """The label's joints, mirrored where the frame is."""
         sequence, _, _, folder, number = self._place(row)
@@ -177,18 +222,33 @@ class DexYcbSource:
 
     def describe(self) -> str:
         """One line: frames in use, what others report, and why the rest is out."""
-        published = PUBLISHED_SIZES.get((self._split, self._filter))
+        published = self.published()
         beside = f" (published: {published})" if published else ""
-        why = [f"{reason} {count}" for reason, count in self._excluded.items()]
+        why = [f"{reason} {count}" for reason, count in self.excluded().items()]
         out = f"; left out: {', '.join(why)}" if why else ""
         return f"DexYCB {self._split}, {self._filter}: {len(self)} frames{beside}{out}"
 
+    def published(self) -> int | None:
+        """What others report for the split and filter; None: nothing."""
+        return dict(FILTERS[self._filter].published).get(self._split)
+
     def excluded(self) -> dict[str, int]:
         """Frames of the split that are not used, by reason."""
-        return dict(self._excluded)
+        counts = np.bincount(self._reason, minlength=len(self._reasons)).tolist()
+        found = list(zip(self._reasons, counts, strict=True))[1:]
+        return {reason: count for reason, count in found if count}
+
+    def excluded_frames(self) -> Iterator[tuple[str, str]]:
+        """Every frame of the split that is not used, and why."""
+        for row in np.flatnonzero(self._reason != dexycb_index.USED):
+            _, _, name, _, number = self._located(int(row))
+            yield f"{name}/{number:06d}", self._reasons[self._reason[row]]
 
     def _place(self, row: int):
-        place = self._rows[row]
+        return self._located(int(self._rows[row]))
+
+    def _located(self, place: int):
+        """Sequence, camera, name, folder and number of a row of the index."""
         sequence = self._index.sequences[self._index.sequence[place]]
         camera = int(self._index.camera[place])
         name = f"{sequence.path}/{SERIALS[camera]}"
@@ -230,21 +290,77 @@ class DexYcbSource:
         return low + np.array(list(np.ndindex(2, 2, 2))) * (high - low)
 
 
-def select(
-    table: index.Index, is_left: np.ndarray, filter_name: str, *, drops_left: bool
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows of an index that pass a filter, in order; the others by reason."""
-    counts = index.excluded(table)
-    passing = [index.USED]
-    if filter_name != "hoisdf_full":
-        passing.append(index.BOX_OUTSIDE)
-        counts.pop(index.REASONS[index.BOX_OUTSIDE], None)
-    is_used = np.isin(table.reason, passing)
-    if drops_left:
-        is_dropped = is_used & is_left[table.sequence]
-        is_used &= ~is_dropped
-        counts |= {"left hand": int(is_dropped.sum())} if is_dropped.any() else {}
-    return np.flatnonzero(is_used), counts
+def find_contacts(
+    root: Path,
+    split: str,
+    table: dexycb_index.Index,
+    *,
+    models: Path,
+    cache_dir: Path,
+    workers: int | None = None,
+) -> dexycb_index.Contacts:
+    """How near hand and object are, by the templates that metrics use too.
+
+    Args:
+      table: the split's index.
+      cache_dir: of indexes; templates are kept beside it.
+    """
+    from homae_jax.objects.templates import load_templates  # JAX, for the first time
+
+    grasped = {s.ycb_ids[s.grasped] for s in table.sequences}
+    ids = sorted(grasped & YCB_NAMES.keys())
+    templates, _ = load_templates(
+        models,
+        [YCB_NAMES[number] for number in ids],
+        cache_dir=cache_dir.parent / "templates",
+    )
+    vertices = np.asarray(templates.vertices, np.float64)
+    return dexycb_index.open_contacts(
+        root,
+        split,
+        vertices=dict(zip(ids, vertices, strict=True)),
+        intrinsics=_read_cameras(root, table),
+        cache_dir=cache_dir,
+        workers=workers,
+    )
+
+
+def _read_cameras(root: Path, table: dexycb_index.Index) -> dict[int, np.ndarray]:
+    """Intrinsics by row of SERIALS."""
+    return {
+        row: dexycb_files.read_intrinsics(root, SERIALS[row])
+        for row in np.unique(table.camera).tolist()
+    }
+
+
+def apply_filter(
+    table: dexycb_index.Index,
+    is_left: np.ndarray,
+    wanted: Filter,
+    contacts: dexycb_index.Contacts | None,
+) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+    """Why each row of an index is left out: rows of the reasons; 0 where it is used.
+
+    Args:
+      is_left: by sequence.
+      contacts: of the same rows; wanted by filters that ask for them.
+    """
+    reason, texts = table.reason.copy(), list(dexycb_index.REASONS)
+    if not wanted.is_box_tested:
+        reason[reason == dexycb_index.BOX_OUTSIDE] = dexycb_index.USED
+
+    def leave_out(rows: np.ndarray, why: str) -> None:
+        reason[rows & (reason == dexycb_index.USED)] = len(texts)
+        texts.append(why)
+
+    if wanted.is_right_only:
+        leave_out(is_left[table.sequence], "left hand")
+    if wanted.is_inside:
+        leave_out(~contacts.is_inside, "hand or object beyond the picture")
+    if np.isfinite(wanted.reach):
+        why = f"hand and object more than {1000 * wanted.reach:.0f} mm apart"
+        leave_out(contacts.distance > wanted.reach, why)
+    return reason, tuple(texts)
 
 
 def mirrored(frame: Frame) -> Frame:

@@ -1,171 +1,131 @@
-"""Which frames of a split are used, and why the others are not: made once, then kept.
+"""What all indexes share: built by processes with a progress bar, kept, made anew.
 
-An index is a few bytes per frame; no picture and no mask is in it. It is built from the
-label files by processes, and valid as long as the list of sequences, their meta.yml and
-the label folders' times and the version below stay the same. Times of folders change
-when files come, go or are replaced; a label edited in place is not noticed.
+An index is a few bytes per frame; no picture and no mask is in it. It is kept in one
+file whose name is a digest of what it depends on: the version below, the lists and the
+small files by content, every label file by its size and time of change. So a label that
+is edited in place, comes, goes or is replaced has the index made anew; one whose size
+and time are both put back is not noticed.
 """
 
 import concurrent.futures
 import hashlib
-import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
-from homae_jax.data import dexycb_files
-from homae_jax.data.dexycb_files import SERIALS, Sequence
-from homae_jax.errors import UserError
 from homae_jax.progress import progress_bar
 
-VERSION = 1
-WIDTH, HEIGHT = 640, 480
-HOISDF_BOX_SCALE = 1.5
-# What an index knows of a frame; the first that applies.
-REASONS = (
-    "",
-    "label file missing or damaged",
-    "no hand annotation",
-    "no pose of the grasped object",
-    "hand box beyond the picture",
-)
-USED, DAMAGED, NO_HAND, NO_OBJECT, BOX_OUTSIDE = range(5)
+VERSION = 2
+SMALL = 10_000  # frames that are not worth starting processes for
+MISSING = (-1, -1)
+
+Columns = dict[str, np.ndarray]
 
 
-class Index(NamedTuple):
-    """All frames of a split, in the official order, row by row."""
+def kept(
+    cache_dir: Path, name: str, digest: "Digest", build: Callable[[], Columns]
+) -> Columns:
+    """The columns of an index: from its file where that still fits, else built."""
+    path = cache_dir / f"{name}_{digest.hex()}.npz"
+    columns = _load(path)
+    if columns is None:
+        columns = build()
+        _save(path, columns, name)
+    return columns
 
-    sequences: tuple[Sequence, ...]
-    sequence: Int[np.ndarray, " n"]  # row of `sequences`
-    camera: Int[np.ndarray, " n"]  # row of SERIALS
-    frame: Int[np.ndarray, " n"]
-    reason: Int[np.ndarray, " n"]  # row of REASONS
+
+class Digest:
+    """Of everything that an index depends on."""
+
+    def __init__(self, *words: Any):
+        self._hash = hashlib.sha256()
+        self.add(VERSION, *words)
+
+    def add(self, *words: Any) -> None:
+        """Takes in words by their text."""
+        self._hash.update(repr(words).encode())
+
+    def add_array(self, values: np.ndarray) -> None:
+        """Takes in numbers."""
+        self._hash.update(repr((values.shape, values.dtype.str)).encode())
+        self._hash.update(np.ascontiguousarray(values).tobytes())
+
+    def add_files(self, folder: Path, names: Iterable[str]) -> None:
+        """Takes in the sizes and times of change of a folder's files."""
+        self._hash.update(_stamps(folder, names).tobytes())
+
+    def hex(self) -> str:
+        """Sixteen letters that name the index."""
+        return self._hash.hexdigest()[:16]
 
 
-def open_dexycb(
-    root: Path, split: str, *, cache_dir: Path, workers: int | None = None
-) -> Index:
-    """The index of a split: the kept one where it still fits, else a new one.
+def run(
+    function: Callable[..., Any],
+    jobs: Sequence[tuple],
+    *,
+    num_frames: int,
+    workers: int | None,
+    desc: str,
+) -> list[Any]:
+    """Results in the jobs' order.
 
     Args:
-      cache_dir: where indexes are kept.
-      workers: processes; None: one per core, and none for small trees.
+      num_frames: in all jobs.
+      workers: processes; None: one per core, and none for few frames.
     """
-    tasks = list(dexycb_files.find_sequences(root, split))
-    if not tasks:
-        raise UserError(f"{root}: no sequence of {split} is there")
-    path = cache_dir / f"dexycb_{split}_{_fingerprint(root, split, tasks)}.npz"
-    kept = _load(path)
-    if kept is None:
-        kept = _build(root, tasks, workers)
-        _save(path, kept)
-    return Index(tuple(sequence for sequence, _ in tasks), *kept.T)
-
-
-def excluded(index: Index) -> dict[str, int]:
-    """Frames by the reason that keeps them out of every filter; nothing else."""
-    counts = np.bincount(index.reason, minlength=len(REASONS))
-    return {REASONS[i]: int(counts[i]) for i in range(1, len(REASONS)) if counts[i]}
-
-
-def scan_frames(root: str, sequence: Sequence, camera: int) -> np.ndarray:
-    """The reason of each frame of one sequence and camera."""
-    folder = Path(root) / sequence.path / SERIALS[camera]
-    rows = [
-        _reason(folder / f"labels_{number:06d}.npz", sequence)
-        for number in range(sequence.num_frames)
-    ]
-    return np.array(rows, np.int32)
-
-
-def is_box_outside(joints_px: np.ndarray) -> bool:
-    """HOISDF's test of the hand's box, grown by half: ends before it begins."""
-    low, high = joints_px.min(axis=0), joints_px.max(axis=0)
-    middle, size = (low + high) / 2, HOISDF_BOX_SCALE * (high - low)
-    start = np.maximum(middle - size / 2, 0)
-    stop = np.minimum([WIDTH - 1, HEIGHT - 1], start + np.maximum(size - 1, 0))
-    return bool(size.prod() <= 0 or (stop < start).any())
-
-
-def _reason(path: Path, sequence: Sequence) -> int:
-    try:
-        labels = dexycb_files.read_labels(path, ("joint_3d", "joint_2d", "pose_y"))
-    except UserError:
-        return DAMAGED
-    if (labels["joint_3d"] == -1).all():
-        return NO_HAND
-    poses = labels["pose_y"]
-    if sequence.grasped >= len(poses):
-        return DAMAGED
-    if (poses[sequence.grasped] == 0).all():
-        return NO_OBJECT
-    return BOX_OUTSIDE if is_box_outside(labels["joint_2d"][0]) else USED
-
-
-def _build(
-    root: Path, tasks: list[tuple[Sequence, tuple[int, ...]]], workers: int | None
-) -> np.ndarray:
-    jobs = [
-        (str(root), sequence, camera)
-        for sequence, cameras in tasks
-        for camera in cameras
-    ]
-    rows = [row for row, (_, cameras) in enumerate(tasks) for _ in cameras]
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(jobs) > 64 else 0
-    parts = []
-    done = progress_bar(_run(jobs, workers), total=len(jobs), desc="index of labels")
-    for row, (_, _, camera), reasons in zip(rows, jobs, done, strict=True):
-        part = np.zeros((len(reasons), 4), np.int32)
-        part[:, 0], part[:, 1] = row, camera
-        part[:, 2], part[:, 3] = np.arange(len(reasons)), reasons
-        parts.append(part)
-    return np.concatenate(parts)
-
-
-def _run(jobs: list[tuple[str, Sequence, int]], workers: int) -> Iterator[np.ndarray]:
-    """Results in the jobs' order."""
+        workers = (os.cpu_count() or 1) if num_frames > SMALL else 0
     if workers == 0:
-        yield from (scan_frames(*job) for job in jobs)
-        return
+        results = (function(*job) for job in jobs)
+        return list(progress_bar(results, total=len(jobs), desc=desc))
     context = multiprocessing.get_context("spawn")  # forking under JAX's threads hangs
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(scan_frames, *zip(*jobs, strict=True), chunksize=8)
+        results = pool.map(function, *zip(*jobs, strict=True), chunksize=2)
+        return list(progress_bar(results, total=len(jobs), desc=desc))
 
 
-def _fingerprint(root: Path, split: str, tasks: Iterable[Any]) -> str:
-    digest = hashlib.sha256(f"{VERSION} {split}".encode())
-    for sequence, cameras in tasks:
-        digest.update(json.dumps(sequence).encode())
-        for camera in cameras:
-            folder = root / sequence.path / SERIALS[camera]
-            try:
-                digest.update(f" {camera} {folder.stat().st_mtime_ns}".encode())
-            except OSError:
-                digest.update(f" {camera} missing".encode())
-    return digest.hexdigest()[:16]
-
-
-def _load(path: Path) -> np.ndarray | None:
+def _stamps(folder: Path, names: Iterable[str]) -> np.ndarray:
+    """Size and time of change per file; a folder that is not there has none."""
     try:
-        rows = np.load(path, allow_pickle=False)["rows"]
+        here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return np.array([MISSING], np.int64)
+    try:
+        return np.array([_stamp(name, here) for name in names], np.int64)
+    finally:
+        os.close(here)
+
+
+def _stamp(name: str, folder: int) -> tuple[int, int]:
+    try:
+        found = os.stat(name, dir_fd=folder)
+    except OSError:
+        return MISSING
+    return found.st_size, found.st_mtime_ns
+
+
+def _load(path: Path) -> Columns | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
     except (OSError, ValueError, KeyError, EOFError):
         return None
-    return rows if rows.ndim == 2 and rows.shape[1] == 4 else None
 
 
-def _save(path: Path, rows: np.ndarray) -> None:
-    """Keeps an index; where the disk does not let us, the next start builds again."""
+def _save(path: Path, columns: Columns, name: str) -> None:
+    """Keeps an index, the latest alone of its name.
+
+    Where the disk does not let us, the next start builds again.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez_compressed(file, rows=rows)
+            np.savez_compressed(file, **columns)
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from homae_jax.data import dexycb_files, index
+from homae_jax.data import dexycb, dexycb_files, dexycb_index, index
 from homae_jax.data.dexycb import DexYcbSource, HandBasis, mirrored
 from homae_jax.data.dexycb_files import SERIALS, in_split
 from homae_jax.data.source import Source
@@ -136,18 +136,18 @@ def test_filters_leave_out_left_hands(tree):
 
 def test_box_outside_follows_hoisdf():
     box = np.array([[100.0, 100], [200, 220]])
-    assert not index.is_box_outside(box)
-    assert not index.is_box_outside(
+    assert not dexycb_index.is_box_outside(box)
+    assert not dexycb_index.is_box_outside(
         box - np.array([900, 0])
     )  # wholly left: passes there too
-    assert index.is_box_outside(box + np.array([900, 0]))
-    assert index.is_box_outside(box[:1])
+    assert dexycb_index.is_box_outside(box + np.array([900, 0]))
+    assert dexycb_index.is_box_outside(box[:1])
 
 
 def test_index_is_kept_and_built_anew_when_files_change(own_tree, monkeypatch):
     open_source(own_tree)
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_build", lambda *_: pytest.fail("built again"))
+        patch.setattr(index, "run", lambda *_, **__: pytest.fail("built again"))
         open_source(own_tree)
     folder = own_tree / "20200709-subject-01" / "20200709_140042" / SERIALS[0]
     (folder / "labels_000001.npz").unlink()
@@ -157,10 +157,99 @@ def test_index_is_kept_and_built_anew_when_files_change(own_tree, monkeypatch):
 
 
 def test_index_by_processes_is_the_same(tree, tmp_path):
-    alone = index.open_dexycb(tree, "s0_test", cache_dir=tmp_path / "a", workers=0)
-    shared = index.open_dexycb(tree, "s0_test", cache_dir=tmp_path / "b", workers=2)
+    alone = dexycb_index.open_index(
+        tree, "s0_test", cache_dir=tmp_path / "a", workers=0
+    )
+    shared = dexycb_index.open_index(
+        tree, "s0_test", cache_dir=tmp_path / "b", workers=2
+    )
     for own, other in zip(alone[1:], shared[1:], strict=True):
         np.testing.assert_array_equal(own, other)
+
+
+def test_index_is_built_anew_when_a_label_is_edited_in_place(own_tree):
+    """Its folder's time stays; size or time of the file itself tells."""
+    open_source(own_tree)
+    folder = own_tree / "20200709-subject-01" / "20200709_140042" / SERIALS[0]
+    path = folder / "labels_000001.npz"
+    before = folder.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes()[:100])
+    assert folder.stat().st_mtime_ns == before
+    source = open_source(own_tree)
+    assert (
+        dict(source.excluded_frames())[
+            f"20200709-subject-01/20200709_140042/{SERIALS[0]}/000001"
+        ]
+        == "label file missing or damaged"
+    )
+
+
+def test_index_has_no_picture_and_few_bytes_a_frame(tree, tmp_path):
+    dexycb_index.open_index(tree, "s0_train", cache_dir=tmp_path, workers=0)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as columns:
+        assert sum(column.nbytes for column in columns.values()) == 128
+
+
+def contacts_of(*rows):
+    distance, is_inside = zip(*rows, strict=True)
+    return dexycb_index.Contacts(np.float32(distance), np.array(is_inside))
+
+
+def test_filters_follow_their_rules():
+    """Frames: near, far, beyond the picture, a left hand, box outside, no hand."""
+    reason = np.array([0, 0, 0, 0, dexycb_index.BOX_OUTSIDE, dexycb_index.NO_HAND])
+    sequence = np.array([0, 0, 0, 1, 0, 0])
+    zero = np.zeros(6, int)
+    table = dexycb_index.Index((), sequence, zero, zero, reason)
+    contacts = contacts_of(
+        *((0.0099, True), (0.0101, True), (0.0, False)),
+        *((0.0, True), (0.04, True), (np.inf, False)),
+    )
+    is_left = np.array([False, True])
+    used = {
+        name: np.flatnonzero(
+            dexycb.apply_filter(table, is_left, wanted, contacts)[0] == 0
+        ).tolist()
+        for name, wanted in dexycb.FILTERS.items()
+    }
+    assert used == {
+        "annotated": [0, 1, 2, 3, 4],
+        "hoisdf_full": [0, 1, 2, 3],
+        "hoisdf_small": [0],
+        "artiboost": [0, 1, 2, 4],
+        "right": [0, 1, 2, 4],
+    }
+
+
+def test_contact_is_the_nearest_joint_and_the_picture_s_border():
+    camera_matrix = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
+    joints = np.array([[0.0, 0.0, 0.6], [0.05, 0.0, 0.6]])
+    vertices = np.array([[0.0, 0.03, 0.6], [0.05, 0.004, 0.603]])
+    distance, is_inside = dexycb_index.contact(joints, vertices, camera_matrix)
+    assert distance == pytest.approx(0.005) and is_inside
+    for x, is_in in ((0.32, True), (0.3201, False), (-0.3201, False)):  # u = 640 is in
+        border = np.array([[x, 0.0, 0.6]])
+        assert dexycb_index.contact(joints, border, camera_matrix)[1] == is_in
+
+
+def test_contacts_are_of_the_posed_grasped_object(tree, tmp_path):
+    vertices = np.random.default_rng(0).normal(size=(50, 3)) * 0.05
+    contacts = dexycb_index.open_contacts(
+        tree,
+        "s0_train",
+        vertices={dexycb_tree.YCB_IDS[dexycb_tree.GRASPED]: vertices},
+        intrinsics=dict.fromkeys(range(8), dexycb_tree.K),
+        cache_dir=tmp_path,
+        workers=0,
+    )
+    assert len(contacts.distance) == 128
+    assert np.isinf(contacts.distance[0]) and not contacts.is_inside[0]  # no hand
+    labels = dexycb_tree.frame_labels("right", 0)
+    pose = labels["pose_y"][dexycb_tree.GRASPED]
+    posed = vertices @ pose[:, :3].T + pose[:, 3]
+    gaps = np.linalg.norm(posed[:, None] - labels["joint_3d"][0], axis=-1)
+    assert contacts.distance[1] == pytest.approx(gaps.min(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
