@@ -272,6 +272,7 @@ def _train() -> ConfigDict:
     g.max_skipped_in_a_row = 20  # steps not finite before a run gives up; 0 = never
     g.eval_every = 0  # steps; 0 = at the end only
     g.figures_every = 1000  # pictures for TensorBoard
+    g.wandb = ""  # project on Weights & Biases, if that package is there; "" = none
     g.init_from = ""  # workdir or export whose parameters start this run
     return g
 

@@ -15,7 +15,7 @@ import inspect
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -30,6 +30,19 @@ PREFIX = "--config."
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 HELP_WIDTH = 80
+STATUSES = (
+    "Exit status: 0, done; 2, a mistake in what was given, in one line on stderr;\n"
+    "130, interrupted. NO_COLOR=1: plain text."
+)
+FORMS = {
+    "string": "TEXT",
+    "multi string": "TEXT",
+    "int": "N",
+    "float": "X",
+    "comma separated list of strings": "A,B,..",
+}
+
+Groups = Mapping[str, Sequence[str]]
 
 _OVERRIDES: list["Override"] = []  # of this process's command line
 
@@ -75,8 +88,14 @@ def overrides() -> tuple[Override, ...]:
     return tuple(_OVERRIDES)
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs an entry point: foreseeable mistakes print one line and exit with 2."""
+def run(
+    main: Callable[[Sequence[str]], int | None], groups: Groups | None = None
+) -> NoReturn:
+    """Runs an entry point: foreseeable mistakes print one line and exit with 2.
+
+    Args:
+      groups: title -> names of flags, for --help; those in none come last.
+    """
 
     def guarded(argv: Sequence[str]) -> int:
         try:
@@ -87,12 +106,12 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
 
-    app.run(guarded, flags_parser=_parse_or_exit)
+    app.run(guarded, flags_parser=functools.partial(_parse_or_exit, groups or {}))
 
 
-def _parse_or_exit(argv: Sequence[str]) -> list[str]:
+def _parse_or_exit(groups: Groups, argv: Sequence[str]) -> list[str]:
     if {"--help", "-h", "--helpshort"} & set(argv[1:]):
-        print(_help())
+        print(_help(groups))
         sys.exit(0)
     try:
         return parse(argv)
@@ -393,17 +412,37 @@ def _flat_items(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _help() -> str:
-    """The module's docstring, then its flags."""
-    lines = [sys.modules["__main__"].__doc__ or "", "Flags:"]
-    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
-        form = "" if flag.boolean else "=" + flag.flag_type().upper()
-        if isinstance(flag, flags.EnumFlag):
-            form = "=" + "|".join(flag.parser.enum_values)
-        lines.append(f"  --{flag.name}{form}")
-        indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
-        lines += textwrap.wrap(flag.help or "", HELP_WIDTH, **indent)
-    return "\n".join(lines)
+def _help(groups: Groups) -> str:
+    """The module's docstring, then its flags by groups."""
+    found = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    known = {flag.name: flag for flag in found}
+    grouped = {name for names in groups.values() for name in names}
+    others = [name for name in known if name not in grouped]
+    lines = [(sys.modules["__main__"].__doc__ or "").rstrip()]
+    for title, names in {
+        **groups,
+        "Other flags" if groups else "Flags": others,
+    }.items():
+        lines += ["", f"{title}:"] if names else []
+        for name in names:
+            lines += _flag_help(known[name])
+    return "\n".join([*lines, "", STATUSES])
+
+
+def _flag_help(flag: flags.Flag) -> list[str]:
+    """A flag's form, and what it does in lines of their own."""
+    kind = flag.flag_type()
+    form = "" if flag.boolean else "=" + FORMS.get(kind, kind.upper())
+    text = flag.help or ""
+    if isinstance(flag, flags.EnumFlag):
+        form = "=" + "|".join(flag.parser.enum_values)
+        text = text.partition(">: ")[2]
+    if flag.boolean and flag.default:
+        form, text = "=false", f"On unless false: {text[:1].lower()}{text[1:]}"
+    elif flag.default is not None and not flag.boolean:
+        text += f" Default: {flag.default_as_str}".replace("'", "")
+    indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+    return [f"  --{flag.name}{form}", *textwrap.wrap(text, HELP_WIDTH, **indent)]
 
 
 def _complain(error: object) -> int:

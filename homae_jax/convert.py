@@ -1,7 +1,9 @@
 """Turns public weights and models into this project's own files.
 
-    python -m homae_jax.convert dinov2 --src model.safetensors --out vitb14.safetensors
-    python -m homae_jax.convert mano --src MANO_RIGHT.pkl --out mano_right.npz
+Examples:
+
+  python -m homae_jax.convert dinov2 --src=model.safetensors --out=vitb14.safetensors
+  python -m homae_jax.convert mano --src=MANO_RIGHT.pkl --out=mano_right.npz
 
 `dinov2` reads the Hub's model.safetensors, the official .pth (needs PyTorch) or timm's
 file and writes .npz or .safetensors, with the position embedding at the file's own
@@ -19,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -88,22 +91,33 @@ def convert_mano(
     _write_atomically(out, lambda path: mano_files.save_mano_npz(model, path))
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with status 2."""
+        self.exit(2, f"error: {message} ({self.prog} --help has examples)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m homae_jax.convert",
-        description="Turns public weights and models into this project's own files.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
     encoder = kinds.add_parser("dinov2", help="DINOv2 weights -> .npz or .safetensors")
     encoder.add_argument("--variant", default="", help="refuse any other variant")
     encoder.set_defaults(convert=_run_dinov2)
     hand = kinds.add_parser("mano", help="official MANO pickle -> .npz")
-    hand.add_argument("--side", choices=("right", "left"), default="right")
+    hand.add_argument(
+        "--side", choices=("right", "left"), default="right", help="the hand in it"
+    )
     hand.set_defaults(convert=_run_mano)
     for kind in (encoder, hand):
         kind.add_argument("--src", required=True, help="file to read")
         kind.add_argument("--out", required=True, help="file to write")
-        kind.add_argument("--overwrite", action="store_true")
+        kind.add_argument("--overwrite", action="store_true", help="replace the file")
     return parser
 
 

@@ -46,6 +46,11 @@ _SUBMISSION = flags.DEFINE_string(
     "submission", None, "Only write HO-3D's submission file, such as pred.zip."
 )
 
+GROUPS = {
+    "What to score": ("workdir", "restore_step", "split"),
+    "What to write": ("out", "overwrite", "submission"),
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Entry point: flags, then plain calls."""
@@ -90,4 +95,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    config_flags.run(main, GROUPS)

@@ -40,6 +40,11 @@ _ORBAX = flags.DEFINE_bool(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export in --out.")
 
+GROUPS = {
+    "What to export": ("workdir", "restore_step"),
+    "What to write": ("out", "overwrite", "program", "orbax"),
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Entry point: flags, then plain calls."""
@@ -98,4 +103,4 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    config_flags.run(main, GROUPS)

@@ -38,9 +38,7 @@ from absl import flags
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
-SHIPPED = (
-    Path(__file__).resolve().parent / "pretrained"
-)  # where a checkpoint is shipped
+SHIPPED = Path(__file__).resolve().parent / "pretrained"
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A training run or an export; default: the one shipped, if any."
@@ -67,6 +65,21 @@ _MODELS = flags.DEFINE_string(
 _SKELETON = flags.DEFINE_bool("skeleton", False, "Draw bones and joints as well.")
 _DETAILS = flags.DEFINE_bool("details", True, "Also reconstruction and SDF slices.")
 _SMOOTH = flags.DEFINE_bool("smooth", False, "Videos: One-Euro filter over time.")
+
+GROUPS = {
+    "What to answer": ("input", "out", "overwrite"),
+    "What you know of the picture": (
+        "K",
+        "fov",
+        "hand_box",
+        "object_box",
+        "root",
+        "object",
+        "left",
+    ),
+    "Whose answer": ("checkpoint", "restore_step", "mano", "models"),
+    "What to draw": ("skeleton", "details", "smooth"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -143,4 +156,4 @@ def _numbers(flag: flags.FlagHolder, counts: Sequence[int]) -> list[float] | Non
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    config_flags.run(main, GROUPS)

@@ -21,7 +21,7 @@ from homae_jax.errors import UserError
 from homae_jax.geometry import smoothing
 from homae_jax.predictor import ObjectShape, Prediction, Predictor
 from homae_jax.progress import progress_bar
-from homae_jax.viz import figures, gallery, mesh_export, prediction_views
+from homae_jax.viz import figures, gallery, mesh_export, overlay, prediction_views
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 MESHES = (".obj", ".ply", ".glb", ".stl", ".off")
@@ -36,6 +36,7 @@ MAX_MESH_BYTES = 256 * 2**20
 MAX_NOTE_BYTES = 2**20
 CODEC = "vp09"  # plays in browsers, and OpenCV's wheels can write it
 FORMAT = "homae_jax prediction"
+SURE_FROM = 0.5  # belief in an object, below which the next one is named too
 JSON_FIELDS = (  # of Prediction, in the order of the file
     "is_metric",
     "camera_source",
@@ -181,6 +182,7 @@ def _draw(
         "overlay": prediction_views.draw_overlay(
             picture, scene, intrinsics, skeleton=skeleton
         ),
+        "close-up": _draw_close_up(result, scene, skeleton),
         "front": prediction_views.draw_view(scene, 0.0),
         "side": prediction_views.draw_view(scene, 90.0),
     }
@@ -193,6 +195,16 @@ def _draw(
     return views | {
         name: prediction_views.draw_slice(values) for name, values in slices.items()
     }
+
+
+def _draw_close_up(
+    result: Prediction, scene: prediction_views.Posed, skeleton: bool
+) -> np.ndarray:
+    """The overlay on the crop, large enough to be looked at."""
+    crop, intrinsics = overlay.enlarge(
+        result.crop, result.crop_intrinsics, prediction_views.SHEET_CELL
+    )
+    return prediction_views.draw_overlay(crop, scene, intrinsics, skeleton=skeleton)
 
 
 def _files_of(views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -372,7 +384,12 @@ def describe(answered: Answered) -> str:
         f"{'object' if shape is None else shape.name} at {_metres(at)}"
     ]
     if result.object_scores:
-        lines[0] += f" (belief {100 * max(result.object_scores.values()):.0f} %)"
+        lines[0] += f" ({_belief(result)})"
+    rival = _rival(result)
+    if rival:
+        lines.append(
+            f"unsure of the object: perhaps {rival}; --object=NAME tells it which"
+        )
     if answered.error_mm is not None:
         lines.append(f"mean joint error {answered.error_mm:.1f} mm")
     if result.predicted_inputs:
@@ -387,6 +404,20 @@ def describe(answered: Answered) -> str:
     return "\n".join(lines)
 
 
+def _belief(result: Prediction) -> str:
+    """How sure the network is of the object it names."""
+    return f"belief {100 * max(result.object_scores.values()):.0f} %"
+
+
+def _rival(result: Prediction) -> str | None:
+    """The second object, where the network is not sure of the first."""
+    ranked = sorted(result.object_scores.items(), key=lambda pair: -pair[1])
+    if len(ranked) < 2 or ranked[0][1] >= SURE_FROM:
+        return None
+    name, share = ranked[1]
+    return f"{name} ({100 * share:.0f} %)"
+
+
 def _metres(point: np.ndarray) -> str:
     return "({:.3f}, {:.3f}, {:.3f}) m".format(*point)
 
@@ -394,6 +425,8 @@ def _metres(point: np.ndarray) -> str:
 def _note(answered: Answered) -> str:
     result, shares = answered.result, answered.shares
     words = [] if result.object_shape is None else [result.object_shape.name]
+    if result.object_scores:
+        words[-1] += f" ({_belief(result)})"
     words.append(f"hand {100 * shares.hand_visible:.0f} % in sight")
     if shares.object_visible is not None:
         words.append(f"object {100 * shares.object_visible:.0f} % in sight")

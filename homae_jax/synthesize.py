@@ -17,14 +17,6 @@ Examples:
   python -m homae_jax.synthesize --out=/data/ycb --models=/data/YCB_Video_Models \\
       --num_train=9000 --num_eval=900
 
-Flags by what they decide:
-
-  what there is     --num_train --num_eval --objects --unseen --models
-                    --views_per_grasp --grip_spread
-  how it is seen    --view_cone_deg --roll_deg --heavy_share
-  what is written   --out --layout --image_format
-  how it runs       --seed --workers --renderer
-
 An interrupted run goes on when the same command is given again; a finished one returns
 at once. The same seed gives the same labels, whatever the number of workers. Nothing
 made here derives from MANO, HO-3D or YCB files, unless --models names some.
@@ -40,10 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import homae_jax
-from homae_jax import lifeline
+from homae_jax import config_flags, lifeline
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
@@ -111,6 +103,16 @@ _RENDERER = flags.DEFINE_enum(
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Render processes; 0: none but this; default: one per core.", 0
 )
+
+GROUPS = {
+    "What there is": (
+        *("num_train", "num_eval", "objects", "unseen", "models"),
+        *("views_per_grasp", "grip_spread"),
+    ),
+    "How it is seen": ("view_cone_deg", "roll_deg", "heavy_share"),
+    "What is written": ("out", "layout", "image_format"),
+    "How it runs": ("seed", "workers", "renderer"),
+}
 
 
 def synthesize(
@@ -437,14 +439,13 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `synthesize` with the flags."""
+    """Entry point: flags, then plain calls."""
+    del argv
     lifeline.end_with_starter()
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    if not _OUT.value:
+        raise UserError("--out=DIR is missing: the folder to write")
     try:
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
-        if not _OUT.value:
-            raise UserError("--out: missing; name the folder to write")
         root = synthesize(
             _OUT.value,
             _NUM_TRAIN.value,
@@ -463,15 +464,12 @@ def main(argv: Sequence[str]) -> int:
             renderer=_RENDERER.value,
             workers=_WORKERS.value,
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
-        return 130
+        return config_flags.EXIT_INTERRUPTED
     print(root)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    config_flags.run(main, GROUPS)

@@ -59,6 +59,12 @@ _RESTORE = flags.DEFINE_enum(
     "restore", "latest", ["latest", "latest_valid"], "Pass over damaged checkpoints?"
 )
 
+GROUPS = {
+    "What to train": ("config", "workdir"),
+    "Where to go on from": ("restore_step", "restore"),
+    "How to run": ("allow_cpu", "distributed", "deterministic", "debug_nans"),
+}
+
 
 class Length(NamedTuple):
     """How long a run is."""
@@ -160,6 +166,19 @@ def own_folder(workdir: Path) -> Path:
 
     index = jax.process_index()
     return workdir / f"process_{index}" if index else workdir
+
+
+def open_wandb(run: Run) -> Any:
+    """The run on Weights & Biases, where train.wandb asks for it; else None."""
+    import jax
+
+    from homae_jax.training.writers import WandbRun
+
+    project = run.config.train.wandb
+    if not project or jax.process_index():
+        return None
+    settings = run.config.to_dict()
+    return WandbRun(project, name=run.config.name, workdir=run.workdir, config=settings)
 
 
 def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
@@ -295,7 +314,10 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     meter = IntervalMeter(batch_size=options.batch_size)
     step = first = int(state.step)
     writer = MetricWriter(
-        own_folder(run.workdir), first_step=first, num_steps=num_steps
+        own_folder(run.workdir),
+        first_step=first,
+        num_steps=num_steps,
+        wandb=open_wandb(run),
     )
     previewer, rare = None, (options.figures_every, options.eval_every)
     saver = Saver(run)
@@ -491,4 +513,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    config_flags.run(main, GROUPS)

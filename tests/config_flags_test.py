@@ -206,7 +206,7 @@ def test_run_shows_examples_and_flags_on_help(tmp_path):
     done = run_program(tmp_path, "--help")
     assert done.returncode == 0
     assert PROGRAM in done.stdout
-    for flag in ("--config=STRING", "--workdir=STRING", "--mode=fast|slow"):
+    for flag in ("--config=TEXT", "--workdir=TEXT", "--mode=fast|slow"):
         assert flag in done.stdout
 
 

@@ -1,13 +1,15 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard and the console.
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, the console; wandb if asked.
 
 A disk that is full or gone costs lines, never the run: the first failure of a file is
 reported, and a file of lines goes on when there is room again.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -32,12 +34,20 @@ SHOWN = ("loss", "mje_mm", "oce_mm", "sdf_hand", "sdf_object", "rec", "lr")
 class MetricWriter:
     """Writes scalars by step; a line of metrics.jsonl is one JSON object."""
 
-    def __init__(self, workdir: str | Path, *, first_step: int, num_steps: int):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        first_step: int,
+        num_steps: int,
+        wandb: "WandbRun | None" = None,
+    ):
         """Opens a run's files; what they hold beyond `first_step` is dropped.
 
         Args:
           first_step: that the run goes on from, 0 for a new one.
           num_steps: of the whole run.
+          wandb: takes the same values and pictures; None: nobody does.
         """
         workdir = Path(workdir)
         self._path = workdir / METRICS_FILE
@@ -49,7 +59,7 @@ class MetricWriter:
             raise UserError(
                 f"{error.filename or workdir}: cannot be written ({error.strerror})"
             ) from error
-        self._num_steps = num_steps
+        self._num_steps, self._wandb = num_steps, wandb
         self._is_complaining = False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -64,6 +74,8 @@ class MetricWriter:
         for name, value in values.items():
             row[name] = float(value) if math.isfinite(value) else None
             self._board.add(step, summary.scalar(name, float(value)))
+        if self._wandb:
+            self._wandb.scalars(step, row)
         with self._complaining_once():
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -74,12 +86,16 @@ class MetricWriter:
         """Adds RGB pictures to TensorBoard."""
         for name, picture in pictures.items():
             self._board.add(step, summary.image(name, picture, dataformats="HWC"))
+        if self._wandb:
+            self._wandb.images(step, pictures)
 
     def close(self) -> None:
         """Sees everything on to the disk."""
         with self._complaining_once():
             self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.close()
 
     @contextlib.contextmanager
     def _complaining_once(self) -> Iterator[None]:
@@ -105,6 +121,76 @@ class MetricWriter:
             left = (self._num_steps - step) / values["steps_per_second"]
             parts.append(f"{format_seconds(left)} left")
         return "  ".join(parts)
+
+
+class WandbRun:
+    """A run on Weights & Biases; what fails there is said once and left alone.
+
+    The package is no requirement of this project. Its own variables decide where and
+    whether anything is sent, such as WANDB_MODE=offline.
+    """
+
+    def __init__(
+        self, project: str, *, name: str, workdir: str | Path, config: Mapping[str, Any]
+    ):
+        """Opens the run, or goes on with the one that `workdir` has begun."""
+        self._run, self._module = None, None
+        if importlib.util.find_spec("wandb") is None:
+            text = "train.wandb is set, but the package is missing: pip install wandb"
+            print(f"warning: {text}; the run goes on", file=sys.stderr, flush=True)
+            return
+        import wandb
+
+        self._module = wandb
+        with self._giving_up():
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(workdir),
+                id=_own_id(Path(workdir)),
+                resume="allow",
+                config=dict(config),
+            )
+
+    def scalars(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        """Records the values that there are."""
+        self._log(step, {k: v for k, v in values.items() if v is not None})
+
+    def images(
+        self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
+    ) -> None:
+        """Adds RGB pictures."""
+        if self._run is not None:
+            self._log(step, {k: self._module.Image(v) for k, v in pictures.items()})
+
+    def close(self) -> None:
+        """Sees everything off."""
+        with self._giving_up():
+            if self._run is not None:
+                self._run.finish()
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        with self._giving_up():
+            if self._run is not None:
+                self._run.log(values, step=step)
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of a network, an account, a version: all foreign
+            self._run = None
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            text = f"warning: wandb: {reason}; the run goes on without it"
+            print(text, file=sys.stderr, flush=True)
+
+
+def _own_id(workdir: Path) -> str:
+    """What wandb calls this folder's run, the same after every start."""
+    path = workdir / "wandb_id.txt"
+    if not path.is_file():
+        path.write_text(secrets.token_hex(6), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
 
 
 class _Board:

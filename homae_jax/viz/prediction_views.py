@@ -88,7 +88,7 @@ def draw_sheet(views: Mapping[str, Picture], *, title: str, note: str) -> Pictur
     rows = [
         {name: views[name] for name in names if name in views}
         for names in (
-            ("input", "overlay", "front", "side"),
+            ("input", "close-up", "front", "side"),
             ("masked", "reconstruction", "SDF of the hand", "SDF of the object"),
         )
     ]

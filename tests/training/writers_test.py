@@ -1,6 +1,8 @@
 """metrics.jsonl, TensorBoard and the console."""
 
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from homae_jax.errors import UserError
-from homae_jax.training.writers import MetricWriter
+from homae_jax.training.writers import MetricWriter, WandbRun
 
 VALUES = {
     "loss": 1.5,
@@ -110,3 +112,73 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "tensorboard").write_text("in the way")
     with pytest.raises(UserError, match="tensorboard: cannot be written"):
         make_writer(tmp_path)
+
+
+class ToyWandb(types.ModuleType):
+    """Notes what it is given; `log` fails from a step on."""
+
+    def __init__(self, fails_from=1000):
+        super().__init__("wandb")
+        self.__spec__ = types.SimpleNamespace()
+        self.started, self.logged, self.ended = [], [], 0
+        self._fails_from = fails_from
+
+    def init(self, **keywords):
+        self.started.append(keywords)
+        return self
+
+    def Image(self, picture):
+        return picture.shape
+
+    def log(self, values, *, step):
+        if step >= self._fails_from:
+            raise ConnectionError("no network\nand more")
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.ended += 1
+
+
+def open_wandb(workdir):
+    return WandbRun("hands", name="toy", workdir=workdir, config={"seed": 0})
+
+
+def test_wandb_takes_values_and_pictures_and_goes_on_with_the_same_run(
+    tmp_path, monkeypatch
+):
+    module = ToyWandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for step in (50, 100):
+        writer = MetricWriter(
+            tmp_path, first_step=step - 50, num_steps=100, wandb=open_wandb(tmp_path)
+        )
+        writer.record(step, {"loss": 1.5, "rec": float("nan")})
+        writer.images(step, {"sdf": np.zeros((4, 6, 3), np.uint8)})
+        writer.close()
+    assert module.logged == [
+        (50, {"step": 50, "loss": 1.5}),
+        (50, {"sdf": (4, 6, 3)}),
+        (100, {"step": 100, "loss": 1.5}),
+        (100, {"sdf": (4, 6, 3)}),
+    ]
+    first, second = module.started
+    assert first == second and first["resume"] == "allow" and module.ended == 2
+    assert first["project"] == "hands" and first["config"] == {"seed": 0}
+
+
+def test_wandb_that_fails_or_is_missing_costs_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", ToyWandb(fails_from=50))
+    run = open_wandb(tmp_path)
+    for step in (10, 50, 60):
+        run.scalars(step, {"loss": 1.0})
+    run.close()
+    error = capsys.readouterr().err
+    assert error == "warning: wandb: no network; the run goes on without it\n"
+
+    monkeypatch.delitem(sys.modules, "wandb")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run = open_wandb(tmp_path)
+    run.scalars(10, {"loss": 1.0})
+    run.close()
+    error = capsys.readouterr().err
+    assert "pip install wandb" in error and error.count("\n") == 1

@@ -20,7 +20,7 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-const shown = (key, value) => (value === null || value === undefined ? "–" : value.toFixed(key === "error" ? 1 : 0) + (key === "error" ? " mm" : " %"));
+const shown = (key, value) => (value === null || value === undefined ? "–" : value.toFixed(key === "error" ? 1 : 0) + (key === "error" ? "\u00a0mm" : "\u00a0%"));
 
 function choose(entry) {
   chosen = entry;
