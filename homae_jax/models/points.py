@@ -67,10 +67,16 @@ def select_nearest(
     num: int,
 ) -> SurfacePoints:
     """The `num` points with the smallest |SDF| in the box, then nearest outside it."""
-    score = jnp.where(outside_px <= 0, jnp.abs(sdf_norm), OUTSIDE + outside_px)
-    _, chosen = jax.lax.top_k(-score, num)
+    _, chosen = jax.lax.top_k(-_score(sdf_norm, outside_px), num)
     points = jnp.take_along_axis(points_norm, chosen[..., None], axis=1)
     return SurfacePoints(points, jnp.take_along_axis(outside_px, chosen, 1) <= 0)
+
+
+def _score(
+    sdf_norm: Float[Array, "b g"], outside_px: Float[Array, "b g"]
+) -> Float[Array, "b g"]:
+    """Small where wanted: |SDF| in the box, behind them by distance to the box."""
+    return jnp.where(outside_px <= 0, jnp.abs(sdf_norm), OUTSIDE + outside_px)
 
 
 # Values at points of every sample: signed distances, or pixels outside the box.
@@ -103,34 +109,105 @@ def sample_coarse_to_fine(
     share: float,
     chunk: int = CHUNK,
 ) -> SurfacePoints:
-    """Evaluates cells of factor^3 lattice points at their centre, then the best ones.
+    """The points of `sample_dense`, from few of its evaluations.
 
-    The cells with the smallest |SDF| whose centre projects into the box or near it are
-    refined: `share` of all cells, so that about share + factor^-3 of the dense
-    evaluations are spent. The lattice is that of `sample_dense`.
+    Cells of factor^3 lattice points are evaluated at their centres. Then cells half as
+    wide, down to the points: each gets the value interpolated from the level above, and
+    those whose value says that the surface is near, and that touch the box, are
+    evaluated. In all, factor^-3 + share of the dense evaluations are spent; the levels
+    divide `share` by the width of their cells, as layers round a surface would.
     """
     if grid_size % factor:
         raise ValueError(
             f"points.grid_size={grid_size} must be a multiple of "
             f"points.coarse_factor={factor}"
         )
-    cells = grid_size // factor
-    num_refined = max(int(cells**3 * share), -(-num // factor**3))
-    pitch = 2.0 / (grid_size - 1)
-    steps = _lattice(cells)
-    centres = -1.0 + pitch * (steps * factor + (factor - 1) / 2)
-    # A cell counts as inside when its centre or one of its corners is.
-    reach = pitch * (factor - 1) / 2 * jnp.array([(0.0, 0.0, 0.0), *_CUBE])
-    spread = (centres[:, None] + reach[None]).reshape(-1, 3)
-    missed = outside_px(_for_all(spread, batch_size))
-    near_box = jnp.min(missed.reshape(batch_size, len(centres), -1), axis=-1)
-    values = _in_chunks(sdf, _for_all(centres, batch_size), chunk)
-    score = jnp.where(near_box <= 0, jnp.abs(values), OUTSIDE + near_box)
-    _, chosen = jax.lax.top_k(-score, num_refined)
-    inner = steps[chosen][:, :, None] * factor + _lattice(factor)[None, None]
-    points = (2.0 * inner / (grid_size - 1) - 1.0).reshape(batch_size, -1, 3)
-    values = _in_chunks(sdf, points, chunk)
-    return select_nearest(points, values, outside_px(points), num)
+    outside = outside_px(_for_all(grid_points(grid_size), batch_size))
+    every = jnp.arange((grid_size // factor) ** 3)
+    chosen = jnp.broadcast_to(every[None], (batch_size, len(every)))
+    points = _cell_centres(chosen, factor, grid_size)
+    values = evaluated = _in_chunks(sdf, points, chunk)
+    width, widths = factor, _refined_widths(factor)
+    per_width = share * grid_size**3 / max(sum(1 / each for each in widths), 1.0)
+    for finer in widths:
+        values = _interpolate(values, grid_size // width, grid_size // finer)
+        score = _score(values, _least_in_cells(outside, finer, grid_size))
+        floor = num if finer == 1 else 1
+        spent = min(max(int(per_width / finer), floor), values.shape[1])
+        _, chosen = jax.lax.top_k(-score, spent)
+        points = _cell_centres(chosen, finer, grid_size)
+        evaluated = _in_chunks(sdf, points, chunk)
+        values = jax.vmap(lambda row, at, new: row.at[at].set(new))(
+            values, chosen, evaluated
+        )
+        width = finer
+    outside = jnp.take_along_axis(outside, chosen, axis=1)
+    return select_nearest(points, evaluated, outside, num)
+
+
+def count_evaluations(
+    *, sampler: str, grid_size: int, factor: int, share: float, num: int
+) -> int:
+    """Evaluations of one signed distance that a sampler spends on one sample."""
+    if sampler == "dense":
+        return grid_size**3
+    shapes: list[int] = []
+
+    def sdf(points: Array) -> Array:
+        shapes.append(points.shape[1])
+        return points[..., 0]
+
+    jax.eval_shape(
+        lambda: sample_coarse_to_fine(
+            sdf,
+            lambda points: points[..., 0],
+            num=num,
+            batch_size=1,
+            grid_size=grid_size,
+            factor=factor,
+            share=share,
+        )
+    )
+    return sum(shapes)
+
+
+def _refined_widths(factor: int) -> list[int]:
+    """Widths of the cells after the first level: halves, at the end single points."""
+    widths = []
+    while factor > 1:
+        factor = factor // 2 if factor % 2 == 0 else 1
+        widths.append(factor)
+    return widths
+
+
+def _cell_centres(
+    chosen: Int[Array, "b g"], width: int, grid_size: int
+) -> Float[Array, "b g 3"]:
+    """Centres of cells of width^3 lattice points, given by number, z fastest."""
+    cells = grid_size // width
+    steps = [chosen // cells**2, chosen // cells % cells, chosen % cells]
+    lattice = jnp.stack(steps, axis=-1) * width + (width - 1) / 2
+    return 2.0 * lattice / (grid_size - 1) - 1.0
+
+
+def _interpolate(
+    values: Float[Array, "b g"], cells: int, finer: int
+) -> Float[Array, "b f"]:
+    """Values at cells' centres -> at those of the cells that they are cut into."""
+    batch = values.shape[0]
+    cube = values.reshape(batch, cells, cells, cells)
+    return jax.image.resize(cube, (batch, finer, finer, finer), "linear").reshape(
+        batch, -1
+    )
+
+
+def _least_in_cells(
+    values: Float[Array, "b g"], width: int, grid_size: int
+) -> Float[Array, "b c"]:
+    """The least value of each cell's lattice points."""
+    cells = grid_size // width
+    cube = values.reshape(-1, *(cells, width) * 3)
+    return jnp.min(cube, axis=(2, 4, 6)).reshape(values.shape[0], -1)
 
 
 def _lattice(size: int) -> Int[Array, "g 3"]:
@@ -155,6 +232,3 @@ def _in_chunks(
     parts = jnp.swapaxes(padded.reshape(batch, -1, chunk, 3), 0, 1)
     values = jnp.swapaxes(jax.lax.map(sdf, parts), 0, 1)
     return values.reshape(batch, -1)[:, :num]
-
-
-_CUBE = tuple((x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0))

@@ -92,15 +92,64 @@ def test_sample_coarse_to_fine_returns_the_dense_points_with_fewer_evaluations()
         grid_size=32,
         factor=4,
         share=0.125,
-        chunk=1024,
     )
     jax.effects_barrier()
     as_set = [
         set(map(tuple, np.round(np.asarray(s.points_norm[0]), 5)))
         for s in (dense, fine)
     ]
-    assert len(as_set[0] & as_set[1]) >= 198
+    assert as_set[0] == as_set[1]
     assert sum(evaluated) <= 32**3 / 6
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 6])
+def test_sample_coarse_to_fine_takes_factors_that_are_no_power_of_two(factor):
+    options = {"num": 40, "batch_size": 1, "grid_size": 12}
+    dense = points_lib.sample_dense(sphere, no_box, **options)
+    fine = points_lib.sample_coarse_to_fine(
+        sphere, no_box, factor=factor, share=0.6, **options
+    )
+    as_set = [
+        set(map(tuple, np.round(np.asarray(s.points_norm[0]), 5)))
+        for s in (dense, fine)
+    ]
+    assert as_set[0] == as_set[1]
+
+
+def test_sample_coarse_to_fine_spends_nothing_outside_the_box():
+    """A box round an eighth of the sphere: a tenth of the lattice is enough."""
+
+    def outside(points):
+        return jnp.maximum(0.0, jnp.max(0.1 - points, axis=-1))
+
+    options = {"num": 100, "batch_size": 1, "grid_size": 32}
+    dense = points_lib.sample_dense(sphere, outside, **options)
+    fine = points_lib.sample_coarse_to_fine(
+        sphere, outside, factor=8, share=0.02, **options
+    )
+    assert bool(fine.in_box.all())
+    as_set = [
+        set(map(tuple, np.round(np.asarray(s.points_norm[0]), 5)))
+        for s in (dense, fine)
+    ]
+    assert len(as_set[0] & as_set[1]) >= 99
+
+
+def test_count_evaluations_matches_what_is_spent():
+    for factor, share in ((4, 0.125), (8, 0.015)):
+        evaluated = []
+
+        def counted(points, evaluated=evaluated):
+            jax.debug.callback(lambda n: evaluated.append(int(n)), points.shape[1])
+            return sphere(points)
+
+        options = {"num": 20, "grid_size": 32, "factor": factor, "share": share}
+        points_lib.sample_coarse_to_fine(counted, no_box, batch_size=1, **options)
+        jax.effects_barrier()
+        count = points_lib.count_evaluations(sampler="coarse_to_fine", **options)
+        assert count == sum(evaluated) <= 32**3 * (factor**-3 + share)
+    dense = points_lib.count_evaluations(sampler="dense", **options)
+    assert dense == 32**3
 
 
 def test_sample_coarse_to_fine_names_the_keys_that_do_not_fit():
