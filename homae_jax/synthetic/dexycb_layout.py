@@ -5,9 +5,10 @@ simple order with manopth's tips, hand poses as coefficients of the components i
 MANO files beside. A left hand is the right one's mirror image, u -> 2 cx - u, so that a
 camera keeps its calibration; left hands hold objects that look alike in a mirror.
 
-Every frame is a view of its own: the eight cameras of a sequence share its grasps but
-form no rig, so `extrinsics.yml` holds the identity, and `pose.npz` the first camera's.
-All of a subject's 100 sequences have a folder, for the splits go by their number; those
+The eight cameras of a sequence are one rig (rig.py): world is the first camera's frame,
+of `extrinsics.yml` and `pose.npz`; a sequence of left hands, mirrored picture by
+picture, was seen by the mirrored rig, which has an `extrinsics.yml` of its own. All 100
+sequences of all subjects have a folder, for the splits go by their number; those
 without frames have `num_frames: 0`. Frame 0 of each camera has no hand annotation.
 """
 
@@ -26,6 +27,7 @@ from homae_jax.errors import UserError
 from homae_jax.hand.joints import MANO_TO_SIMPLE
 from homae_jax.hand.safe_pickle import load_pickle
 from homae_jax.objects.ycb import YCB_NAMES
+from homae_jax.synthetic import rig
 from homae_jax.synthetic.render import HAND, OBJECT, Rendering, Visibility
 from homae_jax.synthetic.scenes import Clip, Labels
 from homae_jax.synthetic.writers import encode_jpeg, write_bytes, write_text
@@ -51,7 +53,8 @@ FINGERTIPS = {  # manopth: thumb, index, middle, ring, little
     "left": (745, 317, 445, 556, 673),
 }
 MIRROR = np.array([-1.0, 1.0, 1.0])
-EXTRINSICS = "20200702_151821"
+EXTRINSICS = {"right": "20200702_151821", "left": "20200703_101500"}
+CALIBRATED = "20200709_140042"  # when hands were measured
 NO_POSE = np.array([0, 0, 0, 1, 0, 0, 0], np.float32)  # of pose.npz
 HEIGHT, WIDTH = 480, 640
 
@@ -217,9 +220,11 @@ class DexYcbWriter:
             sequences.setdefault(clip.name.rpartition("/")[0], []).append((clip, kept))
         for path, parts in sequences.items():
             self._write_sequence(path, parts)
-        for subject in {clip.subject for clip in clips}:
+        for row, subject in enumerate(SUBJECTS):
+            if subject not in {clip.subject for clip in clips}:
+                self._write_betas(subject, np.zeros(10))
             for number in range(SEQUENCES):
-                path = sequence_path(SUBJECTS.index(subject), number)
+                path = sequence_path(row, number)
                 if path not in sequences:
                     self._write_empty(path, subject, GRASPED[number // 5])
 
@@ -243,17 +248,20 @@ class DexYcbWriter:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, pose_y=pose_y, pose_m=pose_m)
         write_bytes(self._root / path / "pose.npz", buffer.getvalue())
-        calibration = f"{EXTRINSICS}_{clip.subject[9:]}_{side_of(clip)}"
-        betas = [float(b) for b in kept["betas"][0]]
-        for side in FINGERTIPS:  # a person's are the same for both
-            folder = f"calibration/mano_{EXTRINSICS}_{clip.subject[9:]}_{side}"
-            self._write_yaml(f"{folder}/mano.yml", {"betas": betas})
+        calibration = f"{CALIBRATED}_{clip.subject[9:]}_{side_of(clip)}"
+        self._write_betas(clip.subject, kept["betas"][0])
         ids = _scene_ids(_ycb_id(clip.object_name))
         meta = _meta(num, ids, side_of(clip), calibration)
         self._write_yaml(f"{path}/meta.yml", meta)
 
+    def _write_betas(self, subject: str, betas: Float[np.ndarray, "10"]) -> None:
+        """A person's shape, the same for both hands."""
+        for side in FINGERTIPS:
+            folder = f"calibration/mano_{CALIBRATED}_{subject[9:]}_{side}"
+            self._write_yaml(f"{folder}/mano.yml", {"betas": [float(b) for b in betas]})
+
     def _write_empty(self, path: str, subject: str, ycb_id: int) -> None:
-        calibration = f"{EXTRINSICS}_{subject[9:]}_right"
+        calibration = f"{CALIBRATED}_{subject[9:]}_right"
         meta = _meta(0, _scene_ids(ycb_id), "right", calibration)
         self._write_yaml(f"{path}/meta.yml", meta)
 
@@ -276,11 +284,16 @@ class DexYcbWriter:
             self._write_yaml(
                 f"calibration/intrinsics/{serial}_640x480.yml", calibration
             )
-        poses = dict.fromkeys((*SERIALS, "apriltag"), eye)
-        self._write_yaml(
-            f"calibration/extrinsics_{EXTRINSICS}/extrinsics.yml",
-            {"extrinsics": poses, "master": SERIALS[0]},
-        )
+        for side, name in EXTRINSICS.items():
+            poses = {
+                serial: rig.world_T_cam(row, is_mirrored=side == "left")
+                for row, serial in enumerate(SERIALS)
+            } | {"apriltag": np.eye(3, 4)}
+            rows = {key: tuple(map(float, p.ravel())) for key, p in poses.items()}
+            self._write_yaml(
+                f"calibration/extrinsics_{name}/extrinsics.yml",
+                {"extrinsics": rows, "master": SERIALS[0]},
+            )
 
     def _arrays(self, clip: Clip, labels: Labels, side: str) -> dict[str, np.ndarray]:
         """pose_y, pose_m, joint_3d and joint_2d of a frame."""
@@ -350,7 +363,7 @@ def _meta(num: int, ids: list[int], side: str, calibration: str) -> dict[str, An
     return {
         "serials": list(SERIALS),
         "num_frames": num,
-        "extrinsics": EXTRINSICS,
+        "extrinsics": EXTRINSICS[side],
         "ycb_ids": ids,
         "ycb_grasp_ind": 0,
         "mano_sides": [side],

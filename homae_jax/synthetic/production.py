@@ -30,7 +30,7 @@ import numpy as np
 
 from homae_jax.synthetic.appearance import through_lens
 from homae_jax.synthetic.backgrounds import draw_background
-from homae_jax.synthetic.layouts import WRITERS
+from homae_jax.synthetic.layouts import WORLDS, WRITERS
 from homae_jax.synthetic.png import encode_photo
 from homae_jax.synthetic.render import make_renderer, measure_visibility
 from homae_jax.synthetic.scenes import (
@@ -40,7 +40,6 @@ from homae_jax.synthetic.scenes import (
     Grasps,
     HandShape,
     SceneOptions,
-    World,
     random_stream,
 )
 from homae_jax.synthetic.writers import write_bytes, write_text
@@ -111,7 +110,7 @@ class Workshop:
                 for name in Grasps._fields
             )
         )
-        self._world = World(
+        self._world = WORLDS[settings["layout"]](
             hand,
             grasps,
             models_dir=folder / settings["models_dir"],

@@ -168,17 +168,17 @@ class World:
             flare=float(rng.uniform(1.6, 2.1)),
         )
         points = self._outline_points(grasp, model, sleeve)
-        cam_T_hand, occluders = self._choose_view(rng, clip.split, points, intrinsics)
+        cam_T_hand, occluders = self._choose_view(rng, clip, index, points, intrinsics)
         labels = _make_labels(grasp, model, cam_T_hand, intrinsics)
 
-        hand_T_obj = _transform(grasp.object_rotmat, grasp.object_trans)
+        hand_T_obj = transform(grasp.object_rotmat, grasp.object_trans)
         hand_mesh = self._skin.mesh(grasp.hand_vertices)
         parts = (
             Part(hand_mesh, subject.skin, cam_T_hand, HAND),
             Part(model.mesh, model.material, cam_T_hand @ hand_T_obj, OBJECT),
             Part(sleeve, subject.sleeve, cam_T_hand, BACKGROUND),
             *occluders,
-            *self._place_behind(rng, clip.split, labels),
+            *self._place_behind(rng, clip, index, labels),
         )
         stage = Stage(
             parts=parts,
@@ -251,12 +251,13 @@ class World:
         surface = model.surface_points @ grasp.object_rotmat.T + grasp.object_trans
         return _Cloud(hand, surface, sleeve.positions)
 
-    def _choose_view(self, rng, split, points, intrinsics):
+    def _choose_view(self, rng, clip: Clip, index: int, points, intrinsics):
         """A camera, and things before it, that give the wanted degree of occlusion.
 
         Returns:
           cam_T_hand and the occluding parts.
         """
+        del index
         wants_heavy = rng.random() < self.options.heavy_share
         best_view, best_share = np.eye(4), -1.0
         for _ in range(_VIEW_TRIES):
@@ -278,7 +279,7 @@ class World:
             low, high = _SURELY_LIGHT, 1.0
         else:
             return best_view, ()
-        part = self._find_occluder(rng, split, seen, intrinsics, low, high)
+        part = self._find_occluder(rng, clip.split, seen, intrinsics, low, high)
         return best_view, () if part is None else (part,)
 
     def _sample_view(self, rng, points: "_Cloud", intrinsics):
@@ -294,7 +295,7 @@ class World:
         room = np.array([IMAGE_WIDTH, IMAGE_HEIGHT]) / 2 * distance
         room = room / intrinsics[[0, 1], [0, 1]] - half[:2]
         shift = rng.uniform(-1, 1, 2) * np.clip(room, 0.01, 0.14)
-        view = _transform(rotation, -centre)
+        view = transform(rotation, -centre)
         view[:3, 3] += [*shift, distance]
         return view
 
@@ -308,7 +309,7 @@ class World:
         nearest = min(seen.hand[:, 2].min(), seen.object[:, 2].min())
         for _ in range(_OCCLUDER_TRIES):
             model = self.model(names[rng.integers(len(names))])
-            rotation = _random_rotation(rng)
+            rotation = random_rotation(rng)
             cloud = model.surface_points @ rotation.T
             victim = seen.hand if rng.random() < 0.5 else seen.object
             aim = victim[rng.integers(len(victim))]
@@ -319,23 +320,26 @@ class World:
             shift = np.array([*(aim[:2] / aim[2] * depth + offset), depth])
             shares = _quick_visibility(seen, intrinsics, cloud + shift)
             if low < min(shares) < high:
-                pose = _transform(rotation, shift)
+                pose = transform(rotation, shift)
                 return Part(model.mesh, model.material, pose, BACKGROUND)
         return None
 
-    def _place_behind(self, rng, split, labels: Labels) -> tuple[Part, ...]:
+    def _place_behind(
+        self, rng, clip: Clip, index: int, labels: Labels
+    ) -> tuple[Part, ...]:
         """Things that stand about farther away, in some frames."""
+        del index
         if rng.random() > 0.4:
             return ()
-        names = self.clutter(split)
+        names = self.clutter(clip.split)
         model = self.model(names[rng.integers(len(names))])
-        rotation = _random_rotation(rng)
+        rotation = random_rotation(rng)
         radius = np.linalg.norm(np.diff(model.bounds, axis=0)) / 2
         farthest = max(labels.hand_vertices[:, 2].max(), labels.object_trans[2] + 0.15)
         depth = farthest + radius + rng.uniform(0.02, 0.4)
         px = rng.uniform([0, 0], [IMAGE_WIDTH, IMAGE_HEIGHT])
         ray = (px - labels.intrinsics[:2, 2]) / labels.intrinsics[[0, 1], [0, 1]]
-        pose = _transform(rotation, np.array([*(ray * depth), depth]))
+        pose = transform(rotation, np.array([*(ray * depth), depth]))
         return (Part(model.mesh, model.material, pose, BACKGROUND),)
 
 
@@ -423,7 +427,7 @@ def _make_labels(grasp, model, cam_T_hand, intrinsics) -> Labels:
 
 def _sample_rotation(rng, cone_deg: float, roll_deg: float):
     """cam_R_hand: the mean view, tilted within a cone, then rolled in the picture."""
-    mean = _look_from(np.asarray(MEAN_VIEW_FROM))
+    mean = look_from(np.asarray(MEAN_VIEW_FROM))
     least_cosine = np.cos(np.radians(min(cone_deg, 180.0)))
     tilt = np.arccos(rng.uniform(least_cosine, 1.0))  # even on the spherical cap
     towards = rng.uniform(0, 2 * np.pi)
@@ -433,7 +437,7 @@ def _sample_rotation(rng, cone_deg: float, roll_deg: float):
     return cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0] @ tilted
 
 
-def _look_from(position: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+def look_from(position: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """cam_R_hand of a camera that stands there, the back of the hand on top."""
     forward = -position / np.linalg.norm(position)
     right = np.cross(forward, [0.0, 1.0, 0.0])
@@ -441,7 +445,8 @@ def _look_from(position: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     return np.stack([right, np.cross(forward, right), forward])
 
 
-def _random_rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+def random_rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """Any rotation, all alike likely."""
     quaternion = rng.normal(size=4)
     x, y, z, w = quaternion / np.linalg.norm(quaternion)
     return np.array(
@@ -453,7 +458,8 @@ def _random_rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
     )
 
 
-def _transform(rotation, translation) -> Float[np.ndarray, "4 4"]:
+def transform(rotation, translation) -> Float[np.ndarray, "4 4"]:
+    """A rigid motion as one matrix."""
     result = np.eye(4)
     result[:3, :3] = rotation
     result[:3, 3] = translation

@@ -14,6 +14,7 @@ from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.synthetic import dexycb_layout
 from homae_jax.synthetic.dexycb_layout import DexYcbWriter, plan_dexycb, side_of
 from homae_jax.synthetic.render import HAND, OBJECT, Rendering, Visibility
+from homae_jax.synthetic.rig import RigWorld
 from tests.hand.toy_files import unpack_hand
 from tests.synthetic import toy_world
 
@@ -54,6 +55,96 @@ def written(tmp_path_factory):
         writer.write_blank(clip, 0, rgb)
     writer.write_lists(chosen, records)
     return root, chosen, labels
+
+
+@pytest.fixture(scope="module")
+def rigged(tmp_path_factory):
+    """A right and a left hand's sequence, one frame by all eight cameras."""
+    folder = tmp_path_factory.mktemp("rigged")
+    root = folder / "out"
+    (root / "mano").mkdir(parents=True)
+    for side in ("right", "left"):
+        unpack_hand(side, root / "mano")
+    world = toy_world.make_world(folder / "world", kind=RigWorld)
+    blank = np.zeros((480, 640), np.uint8)
+    drawn = Rendering(np.zeros((480, 640, 3), np.uint8), blank, np.zeros((480, 640)))
+    # The bleach cleanser has right hands alone; sequence 5 of the cracker box, a left.
+    paths = (dexycb_layout.sequence_path(0, 55), dexycb_layout.sequence_path(0, 5))
+    names = ("021_bleach_cleanser", "003_cracker_box")
+    writer, clips, records = DexYcbWriter(root), [], []
+    for path, name in zip(paths, names, strict=True):
+        for camera_row, serial in enumerate(dexycb_files.SERIALS):
+            clip = toy_world.clip(f"{path}/{serial}", num=1, object_name=name)
+            subject = dexycb_files.SUBJECTS[0]
+            clips.append(clip._replace(camera=camera_row, subject=subject))
+    writer.make_folders(clips)
+    for clip in clips:
+        labels = world.compose(clip, 0)[1]
+        writer.write_frame(clip, 0, labels, drawn)
+        kept = writer.record(clip, labels, Visibility(1.0, 1.0))
+        records.append({key: value[None] for key, value in kept.items()})
+    writer.write_lists(clips, records)
+    return root, paths, [side_of(clip) for clip in clips[::8]]
+
+
+def test_eight_cameras_see_one_scene_by_the_extrinsics(rigged):
+    """Labels of every camera, moved to the world, are the same hand and object."""
+    root, paths, sides = rigged
+    assert sides == ["right", "left"]
+    for path in paths:
+        meta = dexycb_files.read_yaml(root / path / "meta.yml")
+        name = f"calibration/extrinsics_{meta['extrinsics']}/extrinsics.yml"
+        table = dexycb_files.read_yaml(root / name)
+        assert table["master"] in dexycb_files.SERIALS
+        hands, objects, views = [], [], []
+        for serial in dexycb_files.SERIALS:
+            pose = np.reshape(table["extrinsics"][serial], (3, 4))
+            labels = np.load(root / path / serial / "labels_000001.npz")
+            hands.append(labels["joint_3d"][0] @ pose[:, :3].T + pose[:, 3])
+            rotmat, trans = labels["pose_y"][0, :, :3], labels["pose_y"][0, :, 3]
+            turned, moved = pose[:, :3] @ rotmat, pose[:, :3] @ trans + pose[:, 3]
+            objects.append(np.column_stack([turned, moved]))
+            views.append(pose)
+        assert np.abs(np.array(hands) - hands[0]).max() < 1e-5
+        assert np.abs(np.array(objects) - objects[0]).max() < 1e-5
+        centres = np.array(views)[:, :, 3]
+        gaps = np.linalg.norm(centres[:, None] - centres, axis=-1)
+        assert gaps[~np.eye(8, dtype=bool)].min() > 0.1  # eight places
+        with np.load(root / path / "pose.npz") as poses:
+            master = np.load(root / path / table["master"] / "labels_000001.npz")
+            np.testing.assert_allclose(poses["pose_m"][1], master["pose_m"], atol=1e-6)
+
+
+def test_rig_s_calibration_is_in_the_official_form(rigged):
+    root, _, _ = rigged
+    for folder in (root / "calibration").glob("extrinsics_*"):
+        text = (folder / "extrinsics.yml").read_text()
+        assert text.count("!!python/tuple") == 9  # eight cameras and the tag
+        values = dexycb_files.read_yaml(folder / "extrinsics.yml")["extrinsics"]
+        assert set(values) == {*dexycb_files.SERIALS, "apriltag"}
+        for row in values.values():
+            rotmat = np.reshape(row, (3, 4))[:, :3]
+            np.testing.assert_allclose(rotmat @ rotmat.T, np.eye(3), atol=1e-9)
+            assert np.linalg.det(rotmat) == pytest.approx(1)
+    for subject in dexycb_files.SUBJECTS:
+        assert len(dexycb_files.sequence_names(root, subject)) == 100
+
+
+def test_some_scenes_are_beyond_some_cameras(tmp_path):
+    world = toy_world.make_world(tmp_path, kind=RigWorld)
+    path = dexycb_layout.sequence_path(0, 55)
+    num_outside = []
+    for number in range(60):
+        outside = 0
+        for row in range(8):
+            clip = toy_world.clip(f"{path}/{dexycb_files.SERIALS[row]}", num=1)
+            clip = clip._replace(camera=row, numbers=(number,))
+            labels = world.compose(clip, 0)[1]
+            px = camera.project(labels.joints, labels.intrinsics)
+            outside += bool(((px < 0) | (px >= [640, 480])).any(axis=1).all())
+        num_outside.append(outside)
+    assert num_outside.count(0) > 45  # mostly all see it
+    assert any(0 < num < 8 for num in num_outside)
 
 
 def open_source(root, **options):

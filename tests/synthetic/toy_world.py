@@ -115,7 +115,7 @@ def clip(name="ABF10", split="train", num=6, object_name="021_bleach_cleanser"):
     )
 
 
-def make_world(folder: Path, **changes) -> World:
+def make_world(folder: Path, kind=World, **changes) -> World:
     """A world of three boxes with grey backgrounds."""
     names = ("003_cracker_box", "019_pitcher_base", "021_bleach_cleanser")
     if not (folder / "models").exists():
@@ -125,7 +125,7 @@ def make_world(folder: Path, **changes) -> World:
         for split in ("train", "evaluation"):
             cv2.imwrite(str(folder / "backgrounds" / f"{split}_000.png"), picture)
     options = {"seed": 0, "view_cone_deg": 180.0, "roll_deg": 15.0, "heavy_share": 0.3}
-    return World(
+    return kind(
         hand_shape(),
         grasps(8),
         models_dir=folder / "models",
