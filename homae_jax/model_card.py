@@ -113,13 +113,13 @@ def _training_facts(config: ml_collections.ConfigDict, folder: Path) -> dict[str
         facts["trained by"] = f"`bash launch/train.sh --config={file}`"
     metrics = folder / "metrics.jsonl"
     if metrics.is_file():
-        seconds = _training_seconds(curves.read_metrics(metrics))
+        seconds = training_seconds(curves.read_metrics(metrics))
         if seconds:
             facts["time of its steps"] = format_seconds(seconds)
     return facts
 
 
-def _training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
     """Seconds that the logged steps took, from the speed of each interval."""
     seconds, last = 0.0, 0
     for record in records:
@@ -160,9 +160,9 @@ def cost_of_prediction(results: Mapping[str, report.Result]) -> list[tables.Tabl
         tables.runs_table(
             dict(sorted(rows.items())),
             COST_COLUMNS,
-            f"What prediction costs, {dataset} {split}, mm",
+            f"What prediction costs, {' '.join(filter(None, key))}, mm",
         )._replace(notes=("the crop is that of the labels in every row",))
-        for (dataset, split), rows in splits.items()
+        for key, rows in splits.items()
         if len(rows) > 1
     ]
 

@@ -38,10 +38,8 @@ from absl import flags
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
-SHIPPED = Path(__file__).resolve().parent / "pretrained"
-
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A training run or an export; default: the one shipped, if any."
+    "checkpoint", None, "A training run or an export; default: the one that ships."
 )
 _RESTORE_STEP = flags.DEFINE_integer(
     "restore_step", None, "Checkpoint of the run; default: the newest."
@@ -98,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
 
     prediction_files.check_free(out, overwrite=_OVERWRITE.value)
     predict = Predictor(
-        _checkpoint(),
+        _CHECKPOINT.value,
         step=_RESTORE_STEP.value,
         mano=_MANO.value,
         models=_MODELS.value,
@@ -113,17 +111,6 @@ def main(argv: Sequence[str]) -> int:
     else:
         prediction_files.predict_picture(predict, source, out, given, **draw)
     return 0
-
-
-def _checkpoint() -> str | Path:
-    if _CHECKPOINT.value:
-        return _CHECKPOINT.value
-    if not SHIPPED.is_dir():
-        raise UserError(
-            "--checkpoint=DIR is missing: a training run or an export (this copy "
-            "ships none; bash launch/train.sh --config=configs/synthetic.py makes one)"
-        )
-    return SHIPPED
 
 
 def _given() -> dict[str, object]:

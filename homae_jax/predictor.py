@@ -2,7 +2,7 @@
 
     from homae_jax import Predictor
 
-    predict = Predictor("runs/synthetic")  # a run, or a folder made by export
+    predict = Predictor()  # what ships; or a run, or a folder made by export
     result = predict(image)  # uint8 RGB [h, w, 3], any size
     result.joints_cam, result.cam_T_obj, result.is_metric
 
@@ -37,6 +37,7 @@ from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
 from homae_jax.models.homae import Homae
 from homae_jax.schema import Batch, Located, ObjectTemplates
 
+SHIPPED = Path(__file__).resolve().parent / "pretrained"
 MIRROR = np.diag([-1.0, 1.0, 1.0])  # x of the camera, for left hands
 SLICE_SIDE = 48  # samples of an SDF slice, per axis
 SLICE_HALF_SIZE = {"hand": 0.13, "object": 0.16}  # metres
@@ -114,7 +115,7 @@ class Predictor:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path | None = None,
         *,
         step: int | None = None,
         mano: str | Path | None = None,
@@ -123,6 +124,7 @@ class Predictor:
         """Opens a run's folder or an export.
 
         Args:
+          folder: None: the checkpoint that ships with the package.
           step: of the checkpoint; None: the newest.
           mano: MANO_RIGHT.pkl or .npz; None: what the export holds, or the file the
             run was trained with.
@@ -131,7 +133,7 @@ class Predictor:
         Raises:
           UserError: no such run, or hand and objects cannot be found.
         """
-        run = assembly.open_run(folder, step)
+        run = assembly.open_run(_shipped() if folder is None else folder, step)
         self.folder, self.step, self.config = run.folder, run.step, run.config
         self.mano = _find_hand(run, mano)
         self.templates, self.object_names = _find_objects(run, models)
@@ -570,6 +572,16 @@ def _checked_box(name: str, box_px: Any) -> Float[np.ndarray, " 4"] | None:
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
         raise UserError(f"{name}={box_px}: give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
     return box
+
+
+def _shipped() -> Path:
+    """The folder of the checkpoint that ships with the package."""
+    if not SHIPPED.is_dir():
+        raise UserError(
+            "no checkpoint is given, and this copy ships none: name a training run or "
+            "an export (bash launch/train.sh --config=configs/synthetic.py makes one)"
+        )
+    return SHIPPED
 
 
 def _read_params(run: assembly.StoredRun) -> Any:

@@ -24,7 +24,12 @@ def folders(tmp_path):
         text = "".join(json.dumps(record) + "\n" for record in steps)
         (folder / "metrics.jsonl").write_text(text)
         metrics = {"metrics": {"mje_mm": mje, "add_s_mm": 9.0}}
-        groups = {"per_object": {}, "by_occlusion": {}, "other_protocols": {}}
+        banana = {"metrics": {"mje_mm": mje + 1, "add_s_mm": 9.0}, "num_samples": 3}
+        groups = {
+            "per_object": {"011_banana": banana},
+            "by_occlusion": {"hand": {}, "object": {}},
+            "other_protocols": {},
+        }
         result = RESULT | metrics | groups | {"excluded": {}}
         (folder / "eval" / "ho3d_evaluation.json").write_text(json.dumps(result))
         frames = [
@@ -63,10 +68,41 @@ def test_comparison_puts_runs_side_by_side(folders):
     (section,) = run_report.comparison(runs)
     blocks = blocks_of(section)
     assert blocks["Set differently"].rows == [["model.mask.num_patches", "4", "12"]]
-    rows = blocks["Results on ho3d_evaluation, mm"].rows
-    assert [row[:2] for row in rows] == [["a", "30.00"], ["b", "20.00"]]
+    block = blocks["Results on ho3d_evaluation, mm"]
+    assert [row[:2] for row in block.rows] == [["a", "30.0"], ["b", "20.0"]]
+    assert block.marked == [(1, 1)]  # the better hand; ADD-S are alike
+    assert "protocol hoisdf" in block.notes[0]
+    block = blocks["MJE on ho3d_evaluation by object, mm"]
+    assert block.header == ("hand", "a", "b", "n")
+    assert block.rows == [["011_banana", "31.00", "21.00", "3"]]
+    assert block.marked == [(0, 2)]
     assert blocks["Curves"].picture is not None
     assert run_report.comparison(runs[:1]) == []
+
+
+def test_run_section_says_what_prediction_costs(folders):
+    """A second evaluation of the split, with predicted inputs."""
+    path = folders[0] / "eval" / "ho3d_evaluation.json"
+    result = json.loads(path.read_text())
+    result["protocol"] |= {"root": "predicted"}
+    result["metrics"]["mje_mm"] = 70.0
+    path.with_name("ho3d_evaluation_predicted_root.json").write_text(json.dumps(result))
+    blocks = blocks_of(run_report.run_section(run_report.read_run(folders[0])))
+    rows = blocks["What prediction costs, ho3d, mm"].rows
+    assert [row[:2] for row in rows] == [
+        ["all given", "30.0"],
+        ["predicted: root", "70.0"],
+    ]
+    assert "Worst frames, ho3d_evaluation" in blocks
+
+
+def test_page_sets_the_best_in_bold(tmp_path):
+    block = run_page.Block(
+        "T", ("run", "MJE"), [["a", "3"], ["b", "2"]], marked=[(1, 1)]
+    )
+    path = run_page.write_page(tmp_path, [run_page.Section("S", [block])], title="R")
+    assert "<td><strong>2</strong></td>" in path.read_text()
+    assert "| b | **2** |" in (tmp_path / "report.md").read_text()
 
 
 def test_runs_of_one_name_are_told_apart(folders, tmp_path):

@@ -44,20 +44,21 @@ def fixed(value: float | None, decimals: int) -> str | None:
     return None if value is None else f"{value:.{decimals}f}"
 
 
-def _texts(table: Table) -> list[list[str]]:
+def texts(table: Table) -> list[list[str]]:
+    """Its cells as they are shown; "-" where there is no value."""
     rows = []
     for row in table.rows:
-        texts = [str(row[0])]
+        cells = [str(row[0])]
         for cell, decimals in zip(row[1:], table.decimals, strict=True):
             if isinstance(cell, float):
                 cell = fixed(cell, decimals)
-            texts.append("-" if cell is None else str(cell))
-        rows.append(texts)
+            cells.append("-" if cell is None else str(cell))
+        rows.append(cells)
     return rows
 
 
 def _console(table: Table) -> str:
-    rows = _texts(table)
+    rows = texts(table)
     widths = [max(map(len, column)) for column in zip(table.header, *rows, strict=True)]
     first = widths[0]
 
@@ -79,7 +80,7 @@ def _markdown(table: Table) -> str:
     rule = "|---|" + "---:|" * (len(table.header) - 1)
     notes = ["", *(f"{note}." for note in table.notes)] if table.notes else []
     lines = [f"**{table.title}**", "", line(table.header), rule]
-    return "\n".join([*lines, *map(line, _texts(table)), *notes])
+    return "\n".join([*lines, *map(line, texts(table)), *notes])
 
 
 def _latex(table: Table) -> str:
@@ -98,7 +99,7 @@ def _latex(table: Table) -> str:
             r"  \toprule",
             line(table.header),
             r"  \midrule",
-            *map(line, _texts(table)),
+            *map(line, texts(table)),
             r"  \bottomrule",
             r"  \end{tabular}",
             r"\end{table}",

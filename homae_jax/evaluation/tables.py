@@ -112,6 +112,14 @@ def format_result(
     result: Result, fmt: Format = "console", *, label: str = "ours"
 ) -> str:
     """All tables that fit the result's data set."""
+    tables = result_tables(result, label=label)
+    if fmt == "json":
+        return json.dumps([as_dict(table) for table in tables], indent=2)
+    return "\n\n".join(render(table, fmt) for table in tables)
+
+
+def result_tables(result: Result, *, label: str = "ours") -> list[Table]:
+    """The paper's tables with its rows; ours by protocol, object, visible share."""
     dataset = result["protocol"].get("dataset")
     tables = []
     if dataset == "dexycb":
@@ -122,9 +130,7 @@ def format_result(
     tables.append(object_table(result))
     if any(result["by_occlusion"].values()):
         tables.append(occlusion_table(result))
-    if fmt == "json":
-        return json.dumps([as_dict(table) for table in tables], indent=2)
-    return "\n\n".join(render(table, fmt) for table in tables)
+    return tables
 
 
 def table_1(result: Result, *, label: str = "ours") -> Table:

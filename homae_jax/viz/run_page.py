@@ -26,6 +26,7 @@ class Block(NamedTuple):
     notes: Sequence[str] = ()
     picture: np.ndarray | None = None
     is_folded: bool = False
+    marked: Sequence[tuple[int, int]] = ()  # row and column of cells in bold
 
 
 class Section(NamedTuple):
@@ -77,7 +78,14 @@ def _markdown_table(block: Block) -> list[str]:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     rule = "|---|" + "---:|" * (len(block.header) - 1)
-    return [line(block.header), rule, *map(line, block.rows)]
+    rows = [
+        [
+            f"**{cell}**" if (r, c) in block.marked else cell
+            for c, cell in enumerate(row)
+        ]
+        for r, row in enumerate(block.rows)
+    ]
+    return [line(block.header), rule, *map(line, rows)]
 
 
 def _html(sections: Sequence[Section], title: str) -> str:
@@ -115,8 +123,8 @@ def _html_block(block: Block) -> str:
     if block.rows:
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in block.rows
+            f"<tr>{''.join(_html_cell(block, r, c) for c in range(len(row)))}</tr>"
+            for r, row in enumerate(block.rows)
         )
         parts.append(
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -126,3 +134,9 @@ def _html_block(block: Block) -> str:
     if block.is_folded:
         return f"<details><summary>{title}</summary>{content}</details>"
     return f"<h3>{title}</h3>{content}"
+
+
+def _html_cell(block: Block, row: int, column: int) -> str:
+    text = html.escape(block.rows[row][column])
+    is_marked = (row, column) in block.marked
+    return f"<td><strong>{text}</strong></td>" if is_marked else f"<td>{text}</td>"
