@@ -226,7 +226,8 @@ class DexYcbWriter:
             for number in range(SEQUENCES):
                 path = sequence_path(row, number)
                 if path not in sequences:
-                    self._write_empty(path, subject, GRASPED[number // 5])
+                    side = ("right", "left")[(row + number) % 2]
+                    self._write_empty(path, subject, GRASPED[number // 5], side)
 
     def _write_sequence(
         self, path: str, parts: list[tuple[Clip, dict[str, np.ndarray]]]
@@ -260,9 +261,9 @@ class DexYcbWriter:
             folder = f"calibration/mano_{CALIBRATED}_{subject[9:]}_{side}"
             self._write_yaml(f"{folder}/mano.yml", {"betas": [float(b) for b in betas]})
 
-    def _write_empty(self, path: str, subject: str, ycb_id: int) -> None:
-        calibration = f"{CALIBRATED}_{subject[9:]}_right"
-        meta = _meta(0, _scene_ids(ycb_id), "right", calibration)
+    def _write_empty(self, path: str, subject: str, ycb_id: int, side: str) -> None:
+        calibration = f"{CALIBRATED}_{subject[9:]}_{side}"
+        meta = _meta(0, _scene_ids(ycb_id), side, calibration)
         self._write_yaml(f"{path}/meta.yml", meta)
 
     def _write_cameras(
