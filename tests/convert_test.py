@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from homae_jax import convert
+from configs import common
+from homae_jax import assembly, convert
 from homae_jax.hand import mano_files
 from homae_jax.models import dinov2
 from tests.hand.built_hand import built_hand
@@ -54,6 +55,26 @@ def test_convert_dinov2_round_trips(source, tmp_path, name, capsys):
     before = dinov2.load_dinov2(source, **options)
     after = dinov2.load_dinov2(out, **options)
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+@pytest.mark.parametrize("is_converted", [False, True])
+def test_training_starts_from_either_file(
+    source, tmp_path, monkeypatch, capsys, is_converted
+):
+    config = common.get_config()
+    config.data.image_size = 12
+    config.model.encoder.update(variant="tiny", weights=str(source))
+    if is_converted:
+        out = tmp_path / "out.safetensors"
+        assert convert.main(["dinov2", "--src", str(source), "--out", str(out)]) == 0
+        config.model.encoder.weights = str(out)
+    monkeypatch.setattr(assembly, "init_params", lambda *_, **__: {"vit": 0, "sdf": 1})
+    parts = assembly.Parts(*(None,) * len(assembly.Parts._fields))
+    params = assembly.initial_params(config, parts)
+    wanted = dinov2.load_dinov2(source, variant="tiny", image_size=12)
+    jax.tree.map(np.testing.assert_array_equal, params["vit"], wanted)
+    assert params["sdf"] == 1
+    assert config.model.encoder.weights in capsys.readouterr().out
 
 
 def test_convert_dinov2_states_variant_and_statistics(source, tmp_path):

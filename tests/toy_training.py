@@ -24,20 +24,7 @@ from tests.training import toy_step
 NUM_FRAMES = 64
 NOISE = 0.1
 QUIET = "TOY_QUIET"  # variable: the loss draws nothing, so that its rows may be swapped
-CONFIG = """
-from configs import common
-
-def get_config():
-    c = common.get_config()
-    c.name = "toy"
-    c.device = "any"
-    c.train.batch_size = 8
-    c.train.steps = 24
-    c.train.log_every = 4
-    c.train.checkpoint_every = 5
-    c.train.figures_every = 0
-    return c
-"""
+CONFIG = Path(__file__).with_name("toy_config.py")
 
 
 class Batch(NamedTuple):

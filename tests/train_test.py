@@ -21,10 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def config_file(tmp_path) -> Path:
-    path = tmp_path / "toy.py"
-    path.write_text(toy_training.CONFIG)
-    return path
+def config_file() -> Path:
+    return toy_training.CONFIG
 
 
 def load(config_file: Path, **changes):

@@ -14,19 +14,28 @@ import numpy as np
 import pytest
 
 from homae_jax import config_flags, runtime
-from homae_jax.config_flags import Override
 from homae_jax.training import checkpoint
 from tests import toy_training
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "tests" / "reliability" / "toy_config.py"
 TIMEOUT = 300
 QUIET = {toy_training.QUIET: "1", "JAX_PLATFORMS": "cpu"}
 
 
+def train_alone(workdir: Path) -> None:
+    done = subprocess.run(
+        command(workdir),
+        env=os.environ | QUIET,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def command(workdir: Path, *arguments: str) -> list[str]:
     return [
-        sys.executable, "-m", "tests.toy_training", f"--config={CONFIG}",
+        sys.executable, "-m", "tests.toy_training", f"--config={toy_training.CONFIG}",
         f"--workdir={workdir}", *arguments,
     ]  # fmt: skip
 
@@ -77,7 +86,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def final(workdir: Path) -> checkpoint.Restored:
-    config = config_flags.load_config(str(CONFIG), [Override("train.steps", "24")])
+    config = config_flags.load_config(str(toy_training.CONFIG))
     step = checkpoint.choose_step(workdir)
     return checkpoint.restore(workdir, step, toy_training.template(config))
 
@@ -86,20 +95,13 @@ def final(workdir: Path) -> checkpoint.Restored:
 def both(tmp_path_factory) -> Path:
     """A run of 24 steps in two processes."""
     workdir = tmp_path_factory.mktemp("both")
-    first, second = end(start_both(workdir, "--config.train.steps=24"))
+    first, second = end(start_both(workdir))
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     return workdir
 
 
 def test_two_processes_give_the_losses_of_one(both, tmp_path):
-    alone = subprocess.run(
-        command(tmp_path, "--config.train.steps=24"),
-        env=os.environ | QUIET,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert alone.returncode == 0, alone.stderr
+    train_alone(tmp_path)
     one, two = losses(tmp_path), losses(both)
     assert sorted(one) == sorted(two) == list(range(4, 25, 4))
     np.testing.assert_allclose(
@@ -121,7 +123,7 @@ def test_only_the_first_process_writes_checkpoints(both):
 
 @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lost_process_ends_the_other_and_both_go_on(both, tmp_path, lost):
-    processes = start_both(tmp_path, "--config.train.steps=24")
+    processes = start_both(tmp_path)
     wait_for(processes[0], "step 8/24")
     processes[lost].send_signal(signal.SIGKILL)
     killed = time.monotonic()
@@ -129,7 +131,7 @@ def test_a_lost_process_ends_the_other_and_both_go_on(both, tmp_path, lost):
     assert time.monotonic() - killed < 2 * runtime.LOST_SECONDS
     assert status != 0
     assert "lost another one" in err or "another task died" in err, err
-    for code, _, err in end(start_both(tmp_path, "--config.train.steps=24")):
+    for code, _, err in end(start_both(tmp_path)):
         assert code == 0, err
     chex.assert_trees_all_equal(final(tmp_path).state, final(both).state)
 
@@ -149,14 +151,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
 def test_one_process_goes_on_where_two_were(both, tmp_path):
     processes = start_both(tmp_path, "--config.train.steps=10")
     assert [code for code, _, _ in end(processes)] == [0, 0]
-    alone = subprocess.run(
-        command(tmp_path, "--config.train.steps=24"),
-        env=os.environ | QUIET,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert alone.returncode == 0, alone.stderr
+    train_alone(tmp_path)
     assert final(tmp_path).data == {"next_index": 24 * 8}
     chex.assert_trees_all_close(
         final(tmp_path).state.params, final(both).state.params, rtol=1e-3, atol=1e-5

@@ -36,7 +36,10 @@ from homae_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAININGS = {
-    "toy": ["-m", "tests.toy_training", "--config=tests/reliability/toy_config.py"],
+    "toy": [
+        "-m", "tests.toy_training", "--config=tests/toy_config.py",
+        "--config.train.steps=120",
+    ],
     "tiny": [
         "-m", "tests.reliability.tiny_training",
         "--config=tests/reliability/tiny_training.py",

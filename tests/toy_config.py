@@ -1,4 +1,4 @@
-"""The toys' setting for the programs of this folder."""
+"""The setting of the toys: some seconds of steps and saves."""
 
 import ml_collections
 
@@ -6,12 +6,11 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Some ten seconds of steps and saves."""
     c = common.get_config()
     c.name = "toy"
     c.device = "any"
     c.train.batch_size = 8
-    c.train.steps = 120
+    c.train.steps = 24
     c.train.log_every = 4
     c.train.checkpoint_every = 5
     c.train.figures_every = 0
