@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int
@@ -99,8 +100,8 @@ def hand_difference(frame: Frame, mano: ManoModel, *, fingertips: str) -> float:
     rotmats = np.stack([cv2.Rodrigues(turn)[0] for turn in frame["hand_pose"]])
     hand = mano_forward(
         mano,
-        np.float32(rotmats),
-        np.float32(frame["hand_betas"]),
+        jnp.asarray(rotmats, jnp.float32),
+        jnp.asarray(frame["hand_betas"], jnp.float32),
         fingertips=fingertips,
     )
     joints = np.asarray(hand.joints, np.float64)
