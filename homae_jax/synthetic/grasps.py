@@ -90,8 +90,8 @@ def synthesize_grasps(
 ) -> GraspSet:
     """One grasp for each row of objects and hand shapes; the same for a seed.
 
-    How objects are held varies by `spread`: 0, at their middle, in the palm, upright; 1,
-    anywhere along their long side, at any of their parts, off the palm, any way round.
+    How objects are held varies by `spread`: 0, at their middle, in the palm, upright;
+    1, anywhere along their long side, at any of their parts, off the palm, any way up.
 
     Attempts that fail the standards above are thrown away and made anew; a row that
     never meets them in `MAX_ROUNDS` keeps its least bad attempt.
