@@ -9,6 +9,7 @@ Arrays only, nothing that runs when it is read.
 """
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,13 @@ from homae_jax.hand.mano import ManoModel
 from homae_jax.schema import ObjectTemplates
 
 HAND, OBJECTS = "hand.npz", "objects.npz"
-_NAMES = "names"
+MAX_OBJECTS_BYTES = 256 * 2**20  # 21 objects of 1,000 vertices have 1 MB
+_NAMES, _KEPT = "names", ("vertices", "faces", "corners")
 
 
 def pack_objects(templates: ObjectTemplates, names: tuple[str, ...]) -> bytes:
     """The content of ``objects.npz``; the distance lattices are large and stay out."""
-    kept = {
-        key: np.asarray(getattr(templates, key))
-        for key in ("vertices", "faces", "corners")
-    }
+    kept = {key: np.asarray(getattr(templates, key)) for key in _KEPT}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **kept, **{_NAMES: np.array(names)})
     return buffer.getvalue()
@@ -39,15 +38,15 @@ def read_objects(path: str | Path) -> tuple[ObjectTemplates, tuple[str, ...]]:
       UserError: damaged, or no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = tuple(str(name) for name in archive[_NAMES])
-            vertices, faces, corners = (
-                archive[key] for key in ("vertices", "faces", "corners")
-            )
+        arrays = _read_arrays(Path(path))
+        names = tuple(str(name) for name in arrays[_NAMES])
+        _check(arrays, len(names))
     except Exception as error:  # zip and npy readers fail in many ways
         raise UserError(
-            f"{path}: cannot be read ({type(error).__name__}); export again"
+            f"{path}: cannot be read as known objects "
+            f"({type(error).__name__}); export again"
         ) from error
+    vertices, faces, corners = (arrays[key] for key in _KEPT)
     num = len(names)
     templates = ObjectTemplates(
         vertices=vertices,
@@ -58,6 +57,35 @@ def read_objects(path: str | Path) -> tuple[ObjectTemplates, tuple[str, ...]]:
         sdf_pitch=np.zeros(num, np.float32),
     )
     return templates, names
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > MAX_OBJECTS_BYTES:
+        raise ValueError("unpacks to too much")
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in (_NAMES, *_KEPT)}
+
+
+def _check(arrays: dict[str, np.ndarray], num: int) -> None:
+    """Shapes and values that meshes can have; ValueError otherwise."""
+    vertices, faces, corners = (arrays[key] for key in _KEPT)
+    is_shaped = (
+        num > 0
+        and vertices.ndim == faces.ndim == 3
+        and vertices.shape[::2] == faces.shape[::2] == (num, 3)
+        and corners.shape == (num, 8, 3)
+    )
+    is_numeric = (
+        vertices.dtype == corners.dtype == np.float32 and faces.dtype.kind in "iu"
+    )
+    if not is_shaped or not is_numeric or arrays[_NAMES].dtype.kind != "U":
+        raise ValueError("other shapes or types")
+    if not (np.isfinite(vertices).all() and np.isfinite(corners).all()):
+        raise ValueError("not finite")
+    if faces.size and not 0 <= faces.min() <= faces.max() < vertices.shape[1]:
+        raise ValueError("faces of vertices that are not there")
 
 
 def pack_hand(mano: ManoModel) -> bytes:

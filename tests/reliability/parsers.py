@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from homae_jax import assembly, weights
+from homae_jax import assembly, bundle, weights
 from homae_jax.data import dexycb_files
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.pictures import read_picture
@@ -28,6 +28,7 @@ from homae_jax.errors import UserError
 from homae_jax.hand import mano_files
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.models import dinov2
+from homae_jax.schema import ObjectTemplates
 from homae_jax.training import checkpoint
 from tests.data import dexycb_tree, ho3d_tree
 from tests.hand.built_hand import built_hand
@@ -431,6 +432,24 @@ def _read_hand_npz(folder: Path) -> Read:
     return lambda: load_mano(folder / "hand.npz")
 
 
+def _objects_npz_seeds() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    vertices = rng.normal(size=(2, 1000, 3)).round(1).astype(np.float32)
+    templates = ObjectTemplates(
+        vertices=vertices,
+        faces=rng.integers(0, 1000, (2, 4, 3)).astype(np.int32),
+        corners=vertices[:, :8],
+        sdf_grid=vertices,
+        sdf_origin=vertices,
+        sdf_pitch=vertices,
+    )
+    return [bundle.pack_objects(templates, ("004_sugar_box", "025_mug"))]
+
+
+def _read_objects_npz(folder: Path) -> Read:
+    return lambda: bundle.read_objects(folder / bundle.OBJECTS)
+
+
 def _weight_arrays() -> dict[str, np.ndarray]:
     """The names of an encoder's weights, few of its numbers."""
     rng = np.random.default_rng(0)
@@ -765,6 +784,8 @@ PARSERS = {
                PICKLE_WORDS),
         Parser("mano_pkl", "MANO_RIGHT.pkl", _mano_seeds, hostile_pickles, _read_mano,
                PICKLE_WORDS),
+        Parser("objects_npz", bundle.OBJECTS, _objects_npz_seeds,
+               functools.partial(hostile_zips, "faces"), _read_objects_npz, ZIP_WORDS),
         Parser("mano_npz", "hand.npz", _hand_npz_seeds,
                functools.partial(hostile_zips, "faces"), _read_hand_npz, ZIP_WORDS),
         Parser("ho3d_truth", "evaluation_xyz.json", _truth_seeds, hostile_json,
