@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -167,9 +168,9 @@ class DexYcbSource:
             raise UserError(
                 f"{path}: pose_y holds no rotation (off by {deviation:.1e})"
             )
-        seg = labels["seg"]
-        masks = np.full(seg.shape, BACKGROUND, np.uint8)
-        masks[seg == SEG_HAND], masks[seg == ycb_id] = HAND, OBJECT
+        meaning = np.full(256, BACKGROUND, np.uint8)
+        meaning[SEG_HAND], meaning[ycb_id] = HAND, OBJECT
+        masks = cv2.LUT(labels["seg"].astype(np.uint8, copy=False), meaning)
         joints = labels["joint_3d"][0].astype(np.float64)[SIMPLE_TO_MANO]
         frame = Frame(
             index=int(row),
@@ -370,8 +371,8 @@ def mirrored(frame: Frame) -> Frame:
     intrinsics[0, 2] = width - 1 - intrinsics[0, 2]
     rotmat = MIRROR[:, None] * frame["object_rotmat"] * MIRROR
     changes = {
-        "image": np.ascontiguousarray(frame["image"][:, ::-1]),
-        "segmentation": np.ascontiguousarray(frame["segmentation"][:, ::-1]),
+        "image": cv2.flip(frame["image"], 1),
+        "segmentation": cv2.flip(frame["segmentation"], 1),
         "intrinsics": intrinsics,
         "wrist": frame["wrist"] * MIRROR,
         "joints": frame["joints"] * MIRROR,

@@ -10,6 +10,9 @@ from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
+
+from homae_jax.errors import UserError
 
 
 class Frame(TypedDict):
@@ -31,6 +34,53 @@ class Frame(TypedDict):
     object_rotmat: Float[np.ndarray, "3 3"]
     object_trans: Float[np.ndarray, " 3"]
     object_corners: Float[np.ndarray, "8 3"]  # of the model's box, model frame
+
+
+def make_frame(
+    index: int,
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    intrinsics: ArrayLike,
+    joints: ArrayLike,
+    hand_pose: ArrayLike,
+    hand_betas: ArrayLike,
+    object_name: str,
+    object_rotmat: ArrayLike,
+    object_trans: ArrayLike,
+    object_corners: ArrayLike,
+    segmentation: UInt8[np.ndarray, "sh sw"] | None = None,
+) -> Frame:
+    """A frame whose hand is labelled, from arrays or lists of numbers.
+
+    Raises:
+      UserError: labels of another shape, or not finite.
+    """
+    labels = {}
+    for key, value, shape in (
+        ("intrinsics", intrinsics, (3, 3)),
+        ("joints", joints, (21, 3)),
+        ("hand_pose", hand_pose, (16, 3)),
+        ("hand_betas", hand_betas, (10,)),
+        ("object_rotmat", object_rotmat, (3, 3)),
+        ("object_trans", object_trans, (3,)),
+        ("object_corners", object_corners, (8, 3)),
+    ):
+        array = np.array(value, np.float64)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise UserError(
+                f"{key} has shape {array.shape} or gaps, expected {shape}, finite"
+            )
+        labels[key] = array
+    return Frame(
+        index=index,
+        image=image,
+        segmentation=segmentation,
+        wrist=labels["joints"][0],
+        gt_joints=None,
+        hand_box_px=None,
+        object_name=object_name,
+        **labels,
+    )
 
 
 class FrameInfo(TypedDict):
