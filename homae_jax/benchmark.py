@@ -2,11 +2,16 @@
 
     python -m homae_jax.benchmark metrics
     python -m homae_jax.benchmark mano --batch 1 24 --json mano.json
+    python -m homae_jax.benchmark all --json -
 
-The sections are the modules of homae_jax/benchmarks. Each line gives what was measured
-with its shapes, the median of the calls after the first, the first call (compilation
-included), the processor time of a call, examples per second, and the peak of memory.
-`--json FILE` writes the same numbers; `--json -` prints them instead.
+The sections are the modules of homae_jax/benchmarks; `all` runs them one after the
+other, each with its own defaults. First the ceiling of the device: a large matrix
+product and a large copy. Then each line gives what was measured with its shapes, the
+median of the calls after the first, the first call (compilation included), the
+processor time of a call, examples per second, the arithmetic of a call against the
+ceiling (on a CPU by processor time, which other programs do not add to), and the peak
+of memory. `--json FILE` writes the same numbers; `--json -`
+prints them instead.
 """
 
 import argparse
@@ -16,7 +21,7 @@ import os
 import pkgutil
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ from homae_jax import benchmarks, runtime
 from homae_jax.errors import UserError
 
 REPEATS = 5
+ALL = "all"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,42 +51,101 @@ def sections() -> tuple[str, ...]:
 def _run(arguments: list[str]) -> int:
     known = sections()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\nSections: {', '.join(known)}")
+        print(f"{__doc__}\nSections: {', '.join((*known, ALL))}")
         return 0 if arguments else 2
-    if arguments[0] not in known:
-        raise UserError(f'no section "{arguments[0]}": use one of {", ".join(known)}')
+    if arguments[0] not in (*known, ALL):
+        named = ", ".join((*known, ALL))
+        raise UserError(f'no section "{arguments[0]}": use one of {named}')
     runtime.prepare()
-    section = importlib.import_module(f"{benchmarks.__name__}.{arguments[0]}")
-    options = _parse(section, arguments)
-    to_stdout = options.json == "-"
-    if options.json and not to_stdout and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json={options.json}: no such folder; make it first")
-    report = {"section": arguments[0], **_machine()}
+    chosen = known if arguments[0] == ALL else arguments[:1]
+    modules = [
+        importlib.import_module(f"{benchmarks.__name__}.{name}") for name in chosen
+    ]
+    options = _parse(arguments, modules)
+    to_stdout = options[0].json == "-"
+    path = options[0].json
+    if path and not to_stdout and not Path(path).parent.is_dir():
+        raise UserError(f"--json={path}: no such folder; make it first")
+    report: dict[str, Any] = {"section": arguments[0], **_machine()}
     if not to_stdout:
         print(", ".join(f"{k} {v}" for k, v in report.items()), flush=True)
     results = []
-    for result in section.run(options):
-        results.append({**result._asdict(), "per_second": result.per_second})
+    for result in _measured(chosen, modules, options, report):
+        results.append(result)
         if not to_stdout:
-            print(_line(results[-1]), flush=True)
-    _write(options.json, {**report, "results": results})
+            print(_line(result), flush=True)
+    _write(path, {**report, "results": results})
     return 0
 
 
-def _parse(section: Any, arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m homae_jax.benchmark {arguments[0]}",
-        description=section.__doc__.splitlines()[0],
-    )
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--json", default="", metavar="FILE", help="- prints it")
-    section.add_arguments(parser)
-    options = parser.parse_args(arguments[1:])
+def _measured(
+    names: Sequence[str],
+    modules: Sequence[Any],
+    options: Sequence[argparse.Namespace],
+    report: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """The ceiling, kept in the report too, then every section's results."""
+    from homae_jax.benchmarks import _measure
+
+    product, copy = _measure.ceiling(repeats=options[0].repeats)
+    report["ceiling_gflop_per_s"] = product.flops_per_s / 1e9
+    report["ceiling_gb_per_s"] = _measure.copied_bytes_per_s(copy) / 1e9
+    for result in (product, copy):
+        yield _record("ceiling", result, product)
+    for name, module, chosen in zip(names, modules, options, strict=True):
+        for result in module.run(chosen):
+            yield _record(name, result, product)
+
+
+def _record(section: str, result: Any, product: Any) -> dict[str, Any]:
+    """A measurement with its rates; of the ceiling on a CPU by processor time."""
+    is_cpu = result.peak_of == "process"
+    seconds = "fastest_processor_s" if is_cpu else "fastest_s"
+    rates = [
+        each.flops / max(getattr(each, seconds), 1e-9) for each in (result, product)
+    ]
+    return {
+        "section": section,
+        **result._asdict(),
+        "per_second": result.per_second,
+        "flops_per_s": result.flops_per_s,
+        "share_of_ceiling": rates[0] / rates[1],
+    }
+
+
+def _parse(arguments: list[str], modules: Sequence[Any]) -> list[argparse.Namespace]:
+    """One namespace per section; `all` takes what every section that has it gets."""
+    given = _parser(arguments[0], None if arguments[0] == ALL else modules[0])
+    options = given.parse_args(arguments[1:])
     for name, value in vars(options).items():
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, int) and number < 1 for number in numbers):
             raise UserError(f"--{name}={value}: must be 1 or more")
-    return options
+    if arguments[0] != ALL:
+        return [options]
+    wanted = {k: v for k, v in vars(options).items() if v is not None}
+    found = []
+    for module in modules:
+        defaults = vars(_parser(module.__name__, module).parse_args([]))
+        own = {k: v for k, v in wanted.items() if k in defaults}
+        found.append(argparse.Namespace(**(defaults | own)))
+    return found
+
+
+def _parser(name: str, section: Any | None) -> argparse.ArgumentParser:
+    about = section.__doc__.splitlines()[0] if section else "Every section in turn."
+    parser = argparse.ArgumentParser(
+        prog=f"python -m homae_jax.benchmark {name}", description=about
+    )
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--json", default="", metavar="FILE", help="- prints it")
+    if section:
+        section.add_arguments(parser)
+    else:
+        parser.add_argument("--config", help="configuration file")
+        parser.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="overrides")
+        parser.add_argument("--peer", help="a Python that has torch and transformers")
+    return parser
 
 
 def _machine() -> dict[str, Any]:
@@ -100,14 +165,26 @@ def _machine() -> dict[str, Any]:
 
 
 def _line(result: dict[str, Any]) -> str:
-    note = f"\n    {result['note']}" if result["note"] else ""
+    notes = [f"{k} {v:.6g}" for k, v in (result["figures"] or {}).items()]
+    note = "".join(f"\n    {text}" for text in (*notes, result["note"]) if text)
+    counted = ""
+    if result["flops"]:
+        counted = (
+            f"\n    {result['flops'] / 1e9:.3g} GFLOP a call "
+            f"({result['matrix_flops'] / max(result['flops'], 1):.0%} in products) at "
+            f"{result['flops_per_s'] / 1e9:.3g} GFLOP/s, "
+            f"{result['share_of_ceiling']:.0%} of the ceiling; "
+            f"planned memory {result['planned_bytes'] / 1e6:.0f} MB"
+        )
     return (
-        f"{result['name']}  [{result['shapes']}]\n"
+        f"{result['section']}: {result['name']}  [{result['shapes']}]\n"
         f"    median {_time(result['median_s'])} of {result['repeats']}, "
         f"{_time(result['fastest_s'])} to {_time(result['slowest_s'])}, "
-        f"first {_time(result['first_s'])}, processor {_time(result['processor_s'])}; "
-        f"{result['per_second']:.0f} per second; "
+        f"first {_time(result['first_s'])}, processor {_time(result['processor_s'])} "
+        f"(best {_time(result['fastest_processor_s'])}); "
+        f"{result['per_second']:.3g} per second; "
         f"peak memory of the {result['peak_of']} {result['peak_bytes'] / 1e6:.0f} MB"
+        + counted
         + note
     )
 

@@ -1,7 +1,9 @@
 """How a function is timed: a first call apart, then the median of the others.
 
-Every call is waited for. Seconds are wall clock. Memory is the peak since the process
-began: of the device where it keeps count, else of the process.
+Every call is waited for. Seconds are wall clock; processor time is that of all threads
+of this process, which other programs do not add to. Memory is the peak since the
+process began: of the device where it keeps count, else of the process. A compiled
+function is also counted (`_counts`): its arithmetic, and XLA's plan of its memory.
 """
 
 import resource
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from homae_jax.benchmarks import _counts
 
 CEILING_SIDE = 2048
 
@@ -28,15 +32,25 @@ class Measurement(NamedTuple):
     median_s: float
     fastest_s: float
     slowest_s: float
-    processor_s: float  # per call, all threads; other programs do not add to it
+    processor_s: float  # per call after the first
+    fastest_processor_s: float  # of one call
     peak_bytes: int
     peak_of: str  # "device" | "process"
+    flops: int = 0  # arithmetic of one call, loops included; 0: not counted
+    matrix_flops: int = 0  # of which matrix products
+    planned_bytes: int = 0  # XLA's plan: arguments, outputs, temporaries
+    figures: dict[str, float] | None = None  # what else was found, by name with unit
     note: str = ""
 
     @property
     def per_second(self) -> float:
         """Examples per second, by the median."""
         return self.count / self.median_s
+
+    @property
+    def flops_per_s(self) -> float:
+        """Of the fastest call: a busy machine slows a call, nothing speeds it up."""
+        return self.flops / self.fastest_s
 
 
 def measure(
@@ -48,24 +62,34 @@ def measure(
     repeats: int,
     note: str = "",
 ) -> Measurement:
-    """Calls a function once, then `repeats` times."""
-    first = _seconds(function, arguments)
-    start = time.process_time()
-    others = [_seconds(function, arguments) for _ in range(repeats)]
-    processor_s = (time.process_time() - start) / repeats
+    """Calls a function once, then `repeats` times; one of `jax.jit` is counted too."""
+    start = time.perf_counter()
+    counts, planned = _counts.Arithmetic(0, 0), 0
+    if hasattr(function, "lower"):
+        counts = _counts.count_arithmetic(function, *arguments)
+        function = function.lower(*arguments).compile()
+        planned = _counts.analyse(function).peak_bytes
+    _time_call(function, arguments)
+    first_s = time.perf_counter() - start
+    calls = [_time_call(function, arguments) for _ in range(repeats)]
+    seconds, processor_s = zip(*calls, strict=True)
     peak_bytes, peak_of = peak_memory()
     return Measurement(
         name=name,
         shapes=shapes,
         count=count,
         repeats=repeats,
-        first_s=first,
-        median_s=statistics.median(others),
-        fastest_s=min(others),
-        slowest_s=max(others),
-        processor_s=processor_s,
+        first_s=first_s,
+        median_s=statistics.median(seconds),
+        fastest_s=min(seconds),
+        slowest_s=max(seconds),
+        processor_s=statistics.fmean(processor_s),
+        fastest_processor_s=min(processor_s),
         peak_bytes=peak_bytes,
         peak_of=peak_of,
+        flops=counts.total,
+        matrix_flops=counts.matrix,
+        planned_bytes=planned,
         note=note,
     )
 
@@ -77,23 +101,27 @@ def ceiling(*, repeats: int) -> Iterator[Measurement]:
     product = measure(
         jax.jit(lambda a: a @ a),
         matrix,
-        name="ceiling: matrix product",
+        name="matrix product",
         shapes=f"{side} x {side}, float32",
         count=1,
         repeats=repeats,
     )
-    rate = 2 * side**3 / product.median_s / 1e9
-    yield product._replace(note=f"{rate:.0f} GFLOP/s")
+    yield product._replace(note=f"{product.flops_per_s / 1e9:.0f} GFLOP/s")
     copy = measure(
         jax.jit(lambda a: a + 1.0),
         matrix,
-        name="ceiling: copy",
+        name="copy",
         shapes=f"{side} x {side}, float32",
         count=1,
         repeats=repeats,
     )
-    rate = 2 * matrix.nbytes / copy.median_s / 1e9
+    rate = copied_bytes_per_s(copy) / 1e9
     yield copy._replace(note=f"{rate:.1f} GB/s read and written")
+
+
+def copied_bytes_per_s(copy: Measurement) -> float:
+    """Of the ceiling's copy: each float32 is read and written."""
+    return 2 * 4 * CEILING_SIDE**2 / copy.fastest_s
 
 
 def peak_memory() -> tuple[int, str]:
@@ -105,7 +133,8 @@ def peak_memory() -> tuple[int, str]:
     return peak * (1 if sys.platform == "darwin" else 1024), "process"
 
 
-def _seconds(function: Callable[..., Any], arguments: tuple) -> float:
-    start = time.perf_counter()
+def _time_call(function: Callable[..., Any], arguments: tuple) -> tuple[float, float]:
+    """Seconds by the wall and of the processors."""
+    start, used = time.perf_counter(), time.process_time()
     jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used

@@ -27,22 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every section that runs the network."""
     parser.add_argument("--config", default=CONFIG, help="configuration file")
     parser.add_argument(
+        "--batch", type=int, help="pictures; default: the configuration's"
+    )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """The option that overrides keys of a configuration."""
+    parser.add_argument(
         "--set",
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
         help="overrides, such as data.root=/data/HO3D_v2 model.dtype=bfloat16",
     )
-    parser.add_argument(
-        "--batch", type=int, help="pictures; default: the configuration's"
-    )
+
+
+def read_overrides(options: argparse.Namespace) -> list[config_flags.Override]:
+    """What was given to `--set`."""
+    pairs = [override.partition("=") for override in options.set]
+    return [config_flags.Override(key, value) for key, _, value in pairs]
 
 
 def load_config(options: argparse.Namespace) -> Any:
     """The configuration with its overrides; the data made ready."""
-    pairs = [override.partition("=") for override in options.set]
-    overrides = [config_flags.Override(key, value) for key, _, value in pairs]
-    config = config_flags.load_config(options.config, overrides)
+    config = config_flags.load_config(options.config, read_overrides(options))
     assembly.prepare_data(config)
     return config
 

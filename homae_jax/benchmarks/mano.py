@@ -1,18 +1,23 @@
-"""The hand layer: vertices and joints, and their gradients, by batch size."""
+"""The hand layer: vertices and joints, and their gradients, by batch size.
+
+Beside smplx's, where `--peer` names a Python that has it and `--mano` a .pkl file.
+"""
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homae_jax.benchmarks import _peer
 from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry.rotations import aa_to_rotmat
 from homae_jax.hand import mano
 from homae_jax.hand.mano_files import SHAPES, load_mano
 
-BATCHES = (1, 24, 256)
+BATCHES = (1, 24, 1024)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mano", default="", help="MANO file; default: random numbers of its shapes"
     )
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
+    _peer.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
@@ -32,8 +38,9 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
         keys = jax.random.split(jax.random.key(0))
         pose = 0.5 * jax.random.normal(keys[0], (num, 16, 3))
         betas = jax.random.normal(keys[1], (num, 10))
+        ours = {}
         for name, function in (("forward", forward), ("gradient", backward)):
-            yield measure(
+            ours[name] = measure(
                 function,
                 model,
                 pose,
@@ -43,6 +50,12 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
                 count=num,
                 repeats=options.repeats,
             )
+            yield ours[name]
+        if options.mano.endswith(".pkl"):
+            request = {"what": "mano", "path": options.mano, "batch": num}
+            yield from _peer.run("MANO, smplx", request, options, ours)
+        elif options.peer:
+            print("smplx reads .pkl files: give one by --mano", file=sys.stderr)
 
 
 def _forward(model: mano.ManoModel, pose: jax.Array, betas: jax.Array) -> tuple:

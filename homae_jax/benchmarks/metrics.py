@@ -69,6 +69,7 @@ def _run_all(samples: int, batch: int) -> Measurement:
         fastest_s=min(seconds) * num_calls,
         slowest_s=max(seconds) * num_calls,
         processor_s=processor_s,
+        fastest_processor_s=processor_s,
         peak_bytes=peak_bytes,
         peak_of=peak_of,
         note=f"{num_calls} batches of {statistics.median(seconds):.2f} s; {TARGET}",

@@ -1,73 +1,112 @@
 """One training step and what it is made of, stage by stage.
 
 Stages stand on each other: targets; encoder and decoder with their gradient; the loss
-with jittered true points, then with the network's own, both with their gradient. The
-difference of the last two is what sampling costs.
+with jittered true points, then with the network's own, both with their gradient; the
+whole step, optimiser included. The difference of the two losses is what sampling costs.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from homae_jax import assembly
 from homae_jax.benchmarks import _setup
-from homae_jax.benchmarks._measure import Measurement, ceiling, measure
-from homae_jax.targets import compute_targets
+from homae_jax.benchmarks import targets as targets_section
+from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.training import objective
+from homae_jax.training.optimizer import make_optimizer
+from homae_jax.training.state import TrainState, create_state
+from homae_jax.training.step import train_step
+
+# HOISDF in PyTorch, float32, batch 4: measured elsewhere, on two CPU cores.
+PEER_S_PER_PICTURE = {False: 5.3 / 4, True: 11.1 / 4}
+STEPS_PER_EPOCH = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     _setup.add_arguments(parser)
+    parser.add_argument("--whole", action="store_true", help="without the stages")
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
-    """The machine's ceiling, then the stages."""
+    """Stage after stage, then both kinds of step."""
     setup = _setup.build(options)
-    yield from ceiling(repeats=options.repeats)
-    key, step = jax.random.key(0), jnp.int32(0)
-    num, size = setup.batch.image.shape[:2]
-    for name, function, arguments in (
-        ("targets", _targets(setup), (setup.batch, key)),
-        ("encoder and decoder, gradient", _dense(setup), (setup.params, setup.batch)),
-        (
-            "loss, true points, gradient",
-            _loss(setup, own_points=False),
-            (setup.params, setup.batch, key, step),
-        ),
-        (
-            "loss, own points, gradient",
-            _loss(setup, own_points=True),
-            (setup.params, setup.batch, key, step),
-        ),
-    ):
+    key = jax.random.key(0)
+    config, num = setup.config, setup.batch.image.shape[0]
+    points = config.model.points
+    shapes = (
+        f"{num} pictures of {config.data.image_size} px, "
+        f"{config.model.encoder.variant}, {config.model.dtype}, "
+        f"{points.sampler} in {points.grid_size}^3"
+    )
+    parts = {} if options.whole else _stages(setup, key)
+    for name, (function, arguments) in parts.items():
         yield measure(
             function,
             *arguments,
             name=name,
-            shapes=f"{num} pictures of {size} px, {setup.config.model.encoder.variant}",
+            shapes=shapes,
             count=num,
             repeats=options.repeats,
         )
-
-
-def _targets(setup: _setup.Setup) -> Callable[..., Any]:
-    options = assembly.target_options(setup.config)
-
-    def targets(batch: Any, key: jax.Array) -> Any:
-        return compute_targets(
-            key,
-            batch,
-            mano=setup.parts.mano,
-            templates=setup.parts.templates,
-            point_jitter=jnp.float32(0.0),
-            **options,
+    for own_points in (False, True):
+        step, state = make_step(setup, own_points=own_points)
+        result = measure(
+            step,
+            state,
+            setup.batch,
+            name=f"whole step, {'own' if own_points else 'true'} points",
+            shapes=shapes,
+            count=num,
+            repeats=options.repeats,
         )
+        per_picture = result.fastest_s / num
+        peer = PEER_S_PER_PICTURE[own_points] / per_picture
+        yield result._replace(figures={"times_faster_than_hoisdf_elsewhere": peer})
 
-    return jax.jit(targets)
+
+def _stages(setup: _setup.Setup, key: jax.Array) -> dict[str, tuple]:
+    kind, step = setup.config.targets.object_sdf, jnp.int32(0)
+    targets = targets_section.make_function(setup, object_sdf=kind)
+    inputs = (setup.params, setup.batch, key, step)
+
+    def gradient(own_points: bool) -> Callable[..., Any]:
+        return jax.jit(jax.grad(_loss(setup, own_points=own_points), has_aux=True))
+
+    return {
+        "targets": (targets, (setup.batch, key)),
+        "encoder and decoder, gradient": (_dense(setup), (setup.params, setup.batch)),
+        "loss, true points, gradient": (gradient(False), inputs),
+        "loss, own points, gradient": (gradient(True), inputs),
+    }
+
+
+def make_step(
+    setup: _setup.Setup, *, own_points: bool
+) -> tuple[Callable[..., Any], TrainState]:
+    """A compiled step, not donating its state, and the state to start from."""
+    config = setup.config
+    options = config.optimizer.to_dict()
+    for key in ("schedule", "decay", "decay_epochs", "warmup_steps"):
+        options.pop(key)
+    rate = optax.constant_schedule(options.pop("learning_rate"))
+    tx = make_optimizer(
+        setup.params, rate, freeze_encoder=config.model.encoder.freeze, **options
+    )
+    step = functools.partial(
+        train_step,
+        loss_fn=_loss(setup, own_points=own_points),
+        tx=tx,
+        rate=rate,
+        accumulate=config.train.accumulate,
+    )
+    return jax.jit(step), create_state(setup.params, tx, config.seed)
 
 
 def _dense(setup: _setup.Setup) -> Callable[..., Any]:
@@ -83,15 +122,14 @@ def _dense(setup: _setup.Setup) -> Callable[..., Any]:
 
 def _loss(setup: _setup.Setup, *, own_points: bool) -> Callable[..., Any]:
     config = setup.config
-    loss = objective.make_loss_fn(
+    return objective.make_loss_fn(
         setup.parts.model,
         mano=setup.parts.mano,
         templates=setup.parts.templates,
         target_options=assembly.target_options(config),
         loss_options=assembly.loss_options(config),
         jitter=config.targets.point_jitter,
-        steps_per_epoch=1000,
+        steps_per_epoch=STEPS_PER_EPOCH,
         switch_step=0,
         own_points_probability=float(own_points),
     )
-    return jax.jit(jax.grad(loss, has_aux=True))

@@ -1,0 +1,77 @@
+"""Public PyTorch implementations, timed in a Python of their own beside ours.
+
+No part of the project needs them: without `--peer`, or where the named Python lacks
+them, the section says so and goes on.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from homae_jax.benchmarks._measure import Measurement
+from homae_jax.errors import UserError
+
+PROGRAM = Path(__file__).with_name("_peer_program.py")
+TIMEOUT_S = 3600
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every section that has a peer."""
+    parser.add_argument(
+        "--peer", default="", metavar="PYTHON", help="one that has torch and the peers"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="the peer by torch.compile"
+    )
+
+
+def run(
+    name: str,
+    request: Mapping[str, Any],
+    options: argparse.Namespace,
+    ours: Mapping[str, Measurement],
+) -> Iterator[Measurement]:
+    """The peer's measurements; each note compares with ours of the same key."""
+    if not options.peer:
+        print(f"{name}: no peer; --peer=PYTHON names one", file=sys.stderr)
+        return
+    request = {**request, "repeats": options.repeats, "compile": options.compile}
+    answer = _ask(request, options.peer)
+    if "absent" in answer[0]:
+        print(f"{name}: absent ({answer[0]['absent']})", file=sys.stderr)
+        return
+    for values in answer:
+        key = values.pop("key")
+        result = Measurement(name=f"peer: {name} {key}", **values)
+        own = ours[key]
+        yield result._replace(
+            figures={
+                "times_ours_median": result.median_s / own.median_s,
+                "times_ours_fastest": result.fastest_s / own.fastest_s,
+                "times_ours_processor": (
+                    result.fastest_processor_s / own.fastest_processor_s
+                ),
+            }
+        )
+
+
+def _ask(request: dict[str, Any], python: str) -> list[dict[str, Any]]:
+    try:
+        done = subprocess.run(
+            [python, str(PROGRAM)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"--peer={python}: {error}") from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise UserError(f"--peer={python}: {lines[-1]}")
+    return json.loads(done.stdout)

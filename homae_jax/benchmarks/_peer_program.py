@@ -1,0 +1,166 @@
+"""Times a public PyTorch implementation; run by `_peer.py` in a Python that has it.
+
+Reads a request from standard input (JSON: what, its sizes, repeats, compile) and writes
+a list of measurements to standard output, or [{"absent": reason}]. Float32, all cores.
+Imports nothing of ours.
+"""
+
+import contextlib
+import json
+import pickle
+import resource
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+
+
+def main() -> None:
+    """Answers one request."""
+    request = json.load(sys.stdin)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = {"dinov2": dinov2, "mano": mano}[request["what"]](request)
+    except ImportError as error:
+        answer = [{"absent": str(error)}]
+    json.dump(answer, sys.stdout)
+
+
+def dinov2(request: dict) -> list[dict]:
+    """transformers' Dinov2Model: forward, and the gradient of a sum of squares."""
+    import torch
+
+    declare_operators(torch)
+    import transformers
+
+    config = transformers.Dinov2Config(**request["config"])
+    model = transformers.Dinov2Model(config).eval()
+    run = torch.compile(model) if request["compile"] else model
+    size, num = request["image_size"], request["batch"]
+    image = torch.ones(num, 3, size, size)
+    shapes = f"{num} x {size} px, float32, torch {torch.__version__}"
+    shapes += ", compiled" if request["compile"] else ", eager"
+
+    def forward() -> None:
+        with torch.inference_mode():
+            run(image)
+
+    def gradient() -> None:
+        model.zero_grad()
+        (run(image).last_hidden_state[:, 1:] ** 2).sum().backward()
+
+    return [
+        measure(function, function.__name__, shapes, num, request["repeats"])
+        for function in (forward, gradient)
+    ]
+
+
+def mano(request: dict) -> list[dict]:
+    """smplx's MANO layer: vertices and joints, and their gradient."""
+    import smplx
+    import torch
+
+    layer = smplx.MANO(
+        request["path"],
+        is_rhand=True,
+        data_struct=smplx.utils.Struct(**read_hand(request["path"])),
+        use_pca=False,
+        flat_hand_mean=True,
+        dtype=torch.float32,
+    )
+    num = request["batch"]
+    pose = (0.5 * torch.randn(num, 48)).requires_grad_()
+    betas = torch.randn(num, 10).requires_grad_()
+
+    def hand() -> object:
+        return layer(
+            betas=betas,
+            global_orient=pose[:, :3],
+            hand_pose=pose[:, 3:],
+            transl=torch.zeros(num, 3),
+        )
+
+    def forward() -> None:
+        with torch.inference_mode():
+            hand()
+
+    def gradient() -> None:
+        out = hand()
+        ((out.vertices**2).sum() + (out.joints**2).sum()).backward()
+
+    shapes = f"{num} x (48, 10) -> 778 vertices, torch {torch.__version__}"
+    return [
+        measure(function, function.__name__, shapes, num, request["repeats"])
+        for function in (forward, gradient)
+    ]
+
+
+def read_hand(path: str) -> dict:
+    """Fields of a MANO pickle; chumpy, which no new Python runs, is stood in for."""
+
+    class Ch:
+        def value(self):
+            return self.x
+
+    class Select(Ch):
+        def value(self):
+            return self.a.value().ravel()[self.idxs].reshape(self.preferred_shape)
+
+    parts = {"chumpy": {}, "chumpy.ch": {"Ch": Ch}}
+    parts["chumpy.reordering"] = {"Select": Select}
+    for name, content in parts.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(content)
+    with open(path, "rb") as file:
+        fields = pickle.load(file, encoding="latin1")
+    return {k: v.value() if isinstance(v, Ch) else v for k, v in fields.items()}
+
+
+def declare_operators(torch: types.ModuleType) -> None:
+    """transformers imports torchvision, which may be built for another torch."""
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError:
+        for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for operator in ("nms", "qnms"):
+            library.define(operator + signature)
+        sys.modules["_kept"] = library  # collected, it takes its declarations along
+
+
+def measure(
+    function: Callable[[], None], key: str, shapes: str, count: int, repeats: int
+) -> dict:
+    """Fields of a Measurement, and its key."""
+    start = time.perf_counter()
+    function()
+    first_s = time.perf_counter() - start
+    seconds, used = [], []
+    for _ in range(repeats):
+        start, before = time.perf_counter(), time.process_time()
+        function()
+        seconds.append(time.perf_counter() - start)
+        used.append(time.process_time() - before)
+    return {
+        "key": key,
+        "shapes": shapes,
+        "count": count,
+        "repeats": repeats,
+        "first_s": first_s,
+        "median_s": statistics.median(seconds),
+        "fastest_s": min(seconds),
+        "slowest_s": max(seconds),
+        "processor_s": statistics.fmean(used),
+        "fastest_processor_s": min(used),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_of": "process",
+    }
+
+
+if __name__ == "__main__":
+    main()
