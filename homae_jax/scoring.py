@@ -108,6 +108,7 @@ def evaluate_state(
     report.write_result(result, path)
     name = path.stem
     report.write_result({"frames": records}, path.with_name(f"{name}_frames.json"))
+    tables.write_tables(result, path.parent / "tables", name)
     pictures = draw_figures(runner.shown, title=name, source=source, parts=parts)
     for kind, rows in extreme_rows(records).items():
         runner.plan(probed_batches=[], shown_samples=rows)

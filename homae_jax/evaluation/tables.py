@@ -5,7 +5,9 @@ millimetres and shares percent, as in the paper; n is the number of samples.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from homae_jax.evaluation.rendering import Cell, Format, Table, as_dict, fixed, render
@@ -52,6 +54,13 @@ TABLE_3 = (
     Column("OME", "ome_mm"),
     Column("ADD-S", "add_s_mm"),
 )
+
+SUFFIXES: dict[Format, str] = {
+    "console": ".txt",
+    "markdown": ".md",
+    "latex": ".tex",
+    "json": ".json",
+}
 
 # Published rows (HOMAE Tables I-IV); H2ONet stands in where HOISDF reports nothing.
 PAPER = "HOMAE (paper)"
@@ -116,6 +125,28 @@ def format_result(
     if fmt == "json":
         return json.dumps([as_dict(table) for table in tables], indent=2)
     return "\n\n".join(render(table, fmt) for table in tables)
+
+
+def write_tables(
+    result: Result, folder: str | Path, stem: str, *, label: str = "ours"
+) -> list[Path]:
+    """Writes all tables as `<stem>.txt`, `.md`, `.tex` and `.json`; returns the paths.
+
+    A reader sees the old file or the whole new one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for fmt, suffix in SUFFIXES.items():
+        text = format_result(result, fmt, label=label)
+        if fmt == "latex":
+            text = f"% \\usepackage{{booktabs}}\n{text}"
+        path = folder / f"{stem}{suffix}"
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(f"{text}\n")
+        os.replace(part, path)
+        written.append(path)
+    return written
 
 
 def result_tables(result: Result, *, label: str = "ours") -> list[Table]:

@@ -1,6 +1,7 @@
 """What the tables say, in every format, of a result with known numbers."""
 
 import json
+import re
 
 import pytest
 
@@ -164,6 +165,34 @@ def test_render_latex_escapes_and_closes():
     assert r"006\_mustard\_bottle & 52.1 &" in text
     assert text.count(r"\\") == 5 and text.endswith(r"\end{table}")
     assert r"\begin{tabular}{lrrrrrrr}" in text
+
+
+@pytest.mark.parametrize("dataset", ["ho3d", "dexycb", "synthetic"])
+def test_write_tables_writes_latex_that_tex_can_read(dataset, tmp_path):
+    """Groups and environments close, every row has its columns, nothing is raw."""
+    paths = tables.write_tables(make_result(dataset), tmp_path, "scores")
+    assert sorted(p.suffix for p in paths) == [".json", ".md", ".tex", ".txt"]
+    text = (tmp_path / "scores.tex").read_text()
+    assert text.startswith("% \\usepackage{booktabs}\n")
+    body = text.partition("\n")[2]
+    bare = re.sub(r"\\[&%$#_{}]", "", body)
+    assert not re.search(r"[%$#_^~]", bare) and bare.isascii()
+    assert bare.count("{") == bare.count("}")
+    opened, num_columns = [], 0
+    for line in bare.splitlines():
+        if begin := re.match(r"\s*\\begin{(\w+)}(?:{(\w+)})?", line):
+            opened.append(begin[1])
+            num_columns = len(begin[2] or "")
+        elif end := re.match(r"\s*\\end{(\w+)}", line):
+            assert opened.pop() == end[1]
+        elif line.endswith(r"\\"):
+            assert opened[-1] == "tabular" and line.count("&") + 1 == num_columns
+        else:
+            assert "&" not in line
+    assert not opened
+    titles = [t["title"] for t in json.loads((tmp_path / "scores.json").read_text())]
+    assert body.count(r"\begin{table}") == len(titles)
+    assert all(t in (tmp_path / "scores.md").read_text() for t in titles)
 
 
 def test_render_json_keeps_full_numbers():
