@@ -6,6 +6,7 @@ Everything is float32. Frames and units as in schema.py. Rows without a label ge
 targets of the rest pose; losses.py masks them.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -68,43 +69,29 @@ def compute_targets(
     posed = mano_lib.mano_forward(mano, hand_rotmat, hand_betas, fingertips=fingertips)
     wrist = posed.joints[:, :1]
     hand_vertices = posed.vertices - wrist
+    hand_faces = jnp.broadcast_to(
+        mano.closed_faces, (hand_vertices.shape[0], *mano.closed_faces.shape)
+    )
 
     object_rotmat, object_trans = _object_pose_root(batch)
     obj = jax.tree.map(lambda table: table[batch.object_index], templates)
     object_vertices = _pose(obj.vertices, object_rotmat, object_trans)
 
-    hand_faces = jnp.broadcast_to(
-        mano.closed_faces, (hand_vertices.shape[0], *mano.closed_faces.shape)
-    )
+    spread = functools.partial(_spread, sigma=near_sigma, half_cube=1.0 / scale)
     hand_near, hand_points = _draw_points(
         keys[0], hand_vertices, hand_faces, num_hand_sdf, num_hand, near_share
     )
     object_near, object_points = _draw_points(
         keys[1], object_vertices, obj.faces, num_object_sdf, num_object, near_share
     )
-    half_cube = 1.0 / scale
-    hand_sdf_points = _spread(keys[2], hand_near, num_hand_sdf, near_sigma, half_cube)
-    object_sdf_points = _spread(
-        keys[3], object_near, num_object_sdf, near_sigma, half_cube
-    )
+    hand_sdf_points = spread(keys[2], hand_near, num_hand_sdf)
+    object_sdf_points = spread(keys[3], object_near, num_object_sdf)
     # The capped hand is closed: crossings of a ray are exact, at a third of the cost.
     hand_sdf = mesh_sdf.signed_distance_batch(
         hand_sdf_points, hand_vertices, mano.closed_faces, sign="ray"
     )
-    in_model_frame = jnp.einsum(
-        "bpi,bij->bpj",
-        object_sdf_points - object_trans[:, None],
-        object_rotmat,
-        precision="highest",
-    )
-    object_distance = _object_distance(in_model_frame, obj, object_sdf)
-
-    def clamp(sdf: Array) -> Array:
-        return jnp.clip(sdf * scale, -sdf_clamp, sdf_clamp)
-
-    def jittered(key: Array, points: Array) -> Array:
-        noise = jax.random.uniform(key, points.shape, minval=-1.0, maxval=1.0)
-        return points * scale + noise * point_jitter
+    in_model_frame = _unpose(object_sdf_points, object_rotmat, object_trans)
+    sdf = _object_distance(in_model_frame, obj, object_sdf)
 
     jitter_keys = jax.random.split(jax.random.fold_in(key, 1))
     return Targets(
@@ -115,11 +102,13 @@ def compute_targets(
         object_rotmat=object_rotmat,
         object_trans_root=object_trans,
         hand_sdf_points_norm=hand_sdf_points * scale,
-        hand_sdf_norm=clamp(hand_sdf),
+        hand_sdf_norm=jnp.clip(hand_sdf * scale, -sdf_clamp, sdf_clamp),
         object_sdf_points_norm=object_sdf_points * scale,
-        object_sdf_norm=clamp(object_distance),
-        hand_points_norm=jittered(jitter_keys[0], hand_points),
-        object_points_norm=jittered(jitter_keys[1], object_points),
+        object_sdf_norm=jnp.clip(sdf * scale, -sdf_clamp, sdf_clamp),
+        hand_points_norm=_jittered(jitter_keys[0], hand_points * scale, point_jitter),
+        object_points_norm=_jittered(
+            jitter_keys[1], object_points * scale, point_jitter
+        ),
         heatmap=joint_heatmap(batch, sigma_px=heatmap_sigma_px),
     )
 
@@ -155,6 +144,16 @@ def _object_pose_root(batch: Batch) -> tuple[Array, Array]:
 def _pose(vertices: Array, rotmat: Array, trans: Array) -> Array:
     posed = jnp.einsum("bij,bvj->bvi", rotmat, vertices, precision="highest")
     return posed + trans[:, None]
+
+
+def _unpose(points: Array, rotmat: Array, trans: Array) -> Array:
+    away = points - trans[:, None]
+    return jnp.einsum("bpi,bij->bpj", away, rotmat, precision="highest")
+
+
+def _jittered(key: Array, points_norm: Array, half_width: Array) -> Array:
+    noise = jax.random.uniform(key, points_norm.shape, minval=-1.0, maxval=1.0)
+    return points_norm + noise * half_width
 
 
 def _draw_points(
