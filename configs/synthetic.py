@@ -33,7 +33,7 @@ def get_config(length: str = "short") -> ConfigDict:
         view_cone_deg=15.0,
         roll_deg=25.0,
         heavy_share=0.15,
-        grip_spread=0.15,
+        grip_spread=0.3,
         objects="ho3d",
     )
 

@@ -42,8 +42,6 @@ PART_RADIUS = 0.035  # metres round the grip in which a part's axes are measured
 MIN_PART_VERTICES = 16
 PART_SHARE = 0.25  # of attempts that grip a part of the object, not the whole
 PINCH_SHARE = 0.25  # of attempts that hold the object off the palm
-ACROSS_SHARE = 0.25  # of attempts with the long side along the fingers
-ANY_ORDER_SHARE = 0.3  # of attempts with compact objects: any side anywhere
 MAX_STANDOFF = 0.045
 THUMB_OPPOSITION = np.array([-0.75, 0.25, 0.15])  # radians at its knuckle
 FAN = np.array([1.0, 0.25, -1.0, -0.4])  # index, middle, little, ring
@@ -90,8 +88,8 @@ def synthesize_grasps(
 ) -> GraspSet:
     """One grasp for each row of objects and hand shapes; the same for a seed.
 
-    How objects are held varies by `spread`: 0, at their middle, in the palm, upright;
-    1, anywhere along their long side, at any of their parts, off the palm, any way up.
+    How objects are held varies by `spread`: 0, at their middle, in the palm; 1,
+    anywhere along their long side, at any of their parts, off the palm too.
 
     Attempts that fail the standards above are thrown away and made anew; a row that
     never meets them in `MAX_ROUNDS` keeps its least bad attempt.
@@ -149,12 +147,10 @@ def _draw_one(rng: np.random.Generator, vertices: np.ndarray, spread: float) -> 
     else:
         grip, axes, size = _whole(rng, vertices, spread)
     thin, middle, long = np.argsort(size)
-    is_across = rng.random() < ACROSS_SHARE * spread
-    order = [thin, long, middle] if is_across else [thin, middle, long]
-    if size[thin] > 0.5 * size[long] and rng.random() < ANY_ORDER_SHARE * spread:
+    order = [thin, middle, long] if rng.random() < 0.75 else [thin, long, middle]
+    if size[thin] > 0.5 * size[long] and rng.random() < 0.3:
         order = list(rng.permutation(3))
-    is_flipped = rng.random(3) < 0.5 * spread  # else towards the thumb
-    placed = axes[order] * np.where(is_flipped, -1.0, 1.0)[:, None]
+    placed = axes[order] * rng.choice([-1.0, 1.0], 3)[:, None]
     placed[0] *= np.sign(np.linalg.det(placed))
     rotmat = rodrigues(rng.normal(size=3) * [0.15, 0.35, 0.25]) @ placed
 
