@@ -6,9 +6,12 @@ arrive in the OpenCV camera frame and are turned here and nowhere else: points b
 C = diag(1, -1, -1), rotations by C from the left.
 """
 
+import io
 import json
 import os
 import pickle
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -231,7 +234,7 @@ class Ho3dWriter:
             meta = _train_meta(clip, labels)
         else:
             meta = _evaluation_meta(clip, labels)
-        write_bytes(stem("meta", "pkl"), dump_meta(meta))
+        write_bytes(stem("meta", "pkl"), dump_meta(meta, _python_of(clip)))
 
     def write_blank(
         self, clip: Clip, number: int, rgb: UInt8[np.ndarray, "h w 3"]
@@ -241,7 +244,7 @@ class Ho3dWriter:
         self._write_pictures(stem, rgb, np.zeros(rgb.shape[:2], np.float32))
         keys = _TRAIN_KEYS if clip.split == "train" else _EVALUATION_KEYS
         meta = dict.fromkeys(keys) | {"camIDList": _camera_ids(clip)}
-        write_bytes(stem("meta", "pkl"), dump_meta(meta))
+        write_bytes(stem("meta", "pkl"), dump_meta(meta, _python_of(clip)))
 
     def record(
         self, clip: Clip, labels: Labels, visibility: Visibility
@@ -421,10 +424,38 @@ def encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
     ].tobytes()
 
 
-def dump_meta(meta: dict[str, Any]) -> bytes:
-    """Pickles at protocol 2 under the names that every numpy version can read."""
-    data = pickle.dumps(meta, protocol=2)
-    return data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+def dump_meta(meta: dict[str, Any], python: int = 3) -> bytes:
+    """Pickles at protocol 2 under the names that every numpy version can read.
+
+    Args:
+      python: 2: as Python 2 wrote it, texts and arrays' contents as byte strings.
+    """
+    file = io.BytesIO()
+    (_Python2Pickler if python == 2 else pickle.Pickler)(file, protocol=2).dump(meta)
+    return file.getvalue().replace(
+        b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    )
+
+
+class _Python2Pickler(pickle._Pickler):  # in Python: it can be told opcodes
+    """Knows one kind of string, that of bytes."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def _save_string(self, value: str | bytes) -> None:
+        data = value if isinstance(value, bytes) else value.encode("latin1")
+        if len(data) < 256:
+            self.write(pickle.SHORT_BINSTRING + struct.pack("<B", len(data)) + data)
+        else:
+            self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        self.memoize(value)
+
+    dispatch[str] = dispatch[bytes] = _save_string
+
+
+def _python_of(clip: Clip) -> int:
+    """Some sequences are of Python 2, some of 3, as both are met."""
+    return 2 + zlib.crc32(clip.name.encode()) % 2
 
 
 def _rounded(array: np.ndarray) -> list:

@@ -1,4 +1,5 @@
 import json
+import pickle
 import pickletools
 
 import cv2
@@ -192,6 +193,36 @@ def test_dump_meta_is_protocol_2_for_every_numpy(tmp_path):
     path = tmp_path / "0000.pkl"
     path.write_bytes(data)
     np.testing.assert_array_equal(load_pickle(path)["camMat"], np.eye(3))
+
+
+def test_dump_meta_of_python_2_has_byte_strings_alone(tmp_path):
+    """As its pickles are: no unicode, arrays' contents in a BINSTRING."""
+    meta = {
+        "camMat": np.eye(9),  # more than 255 bytes
+        "objTrans": np.float32([1, 2, 3]),
+        "objName": "019_pitcher_base",
+        "camIDList": ["0", "1"],
+        "objLabel": 11,
+        "handPose": None,
+    }
+    data = writers.dump_meta(meta, python=2)
+    names = {op.name for op, _, _ in pickletools.genops(data)}
+    assert {"PROTO", "SHORT_BINSTRING", "BINSTRING"} <= names
+    assert not {n for n in names if "UNICODE" in n or "BINBYTES" in n}
+    path = tmp_path / "0000.pkl"
+    path.write_bytes(data)
+    plain = pickle.loads(data, encoding="latin1")  # as the official reader does
+    for found in (load_pickle(path), plain):
+        assert found["objName"] == meta["objName"] and found["handPose"] is None
+        assert found["camIDList"] == meta["camIDList"]
+        np.testing.assert_array_equal(found["camMat"], meta["camMat"])
+        assert found["objTrans"].dtype == np.float32
+
+
+def test_sequences_come_from_either_python():
+    clips = writers.plan_ho3d(600, 60, object_names=ALL)
+    found = [writers._python_of(clip) for clip in clips]
+    assert set(found) == {2, 3} and 0.2 < np.mean(np.equal(found, 2)) < 0.8
 
 
 def test_depth_round_trips_through_the_official_formula(tmp_path, frame):
