@@ -89,16 +89,22 @@ def overrides() -> tuple[Override, ...]:
 
 
 def run(
-    main: Callable[[Sequence[str]], int | None], groups: Groups | None = None
+    main: Callable[[Sequence[str]], int | None],
+    groups: Groups | None = None,
+    *,
+    takes_config: bool = True,
 ) -> NoReturn:
     """Runs an entry point: foreseeable mistakes print one line and exit with 2.
 
     Args:
       groups: title -> names of flags, for --help; those in none come last.
+      takes_config: whether ``--config.KEY=VALUE`` means anything to it.
     """
 
     def guarded(argv: Sequence[str]) -> int:
         try:
+            if overrides() and not takes_config:
+                raise UserError(f"{overrides()[0]}: this command has no configuration")
             return main(argv) or 0
         except UserError as error:
             return _complain(error)
@@ -133,8 +139,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise UserError(f"{message} (--help lists the flags)") from error
     if left[1:]:
         raise UserError(
-            f"unexpected argument {left[1]!r}: a key of the configuration is set by "
-            f"{PREFIX}KEY=VALUE, a flag by --FLAG=VALUE"
+            f"unexpected argument {left[1]!r}: flags are set by --FLAG=VALUE, keys of "
+            f"a configuration by {PREFIX}KEY=VALUE (--help has examples)"
         )
     return left
 
@@ -218,6 +224,11 @@ def completed(values: dict[str, Any], origin: str) -> dict[str, Any]:
 @functools.cache
 def _common_keys() -> dict[str, Any]:
     return load_config(str(COMMON)).to_dict()
+
+
+def key_names() -> list[str]:
+    """Every key of configs/common.py, as a path; for completion."""
+    return [name for name, _ in _flat_items(_common_keys())]
 
 
 def _complete(

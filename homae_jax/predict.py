@@ -143,4 +143,4 @@ def _numbers(flag: flags.FlagHolder, counts: Sequence[int]) -> list[float] | Non
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS)
+    config_flags.run(main, GROUPS, takes_config=False)

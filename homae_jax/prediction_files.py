@@ -7,7 +7,7 @@ pixels of the picture.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ MAX_MESH_BYTES = 256 * 2**20
 MAX_NOTE_BYTES = 2**20
 CODEC = "vp09"  # plays in browsers, and OpenCV's wheels can write it
 FORMAT = "homae_jax prediction"
+BELIEF_SECONDS = 2.0  # over which frames of a video agree on the object
 SURE_FROM = 0.5  # belief in an object, below which the next one is named too
 JSON_FIELDS = (  # of Prediction, in the order of the file
     "is_metric",
@@ -476,7 +477,7 @@ def predict_video(
     clip, calm, writer = _open_video(path), None, None
     rate = clip.get(cv2.CAP_PROP_FPS) or 25.0
     total = max(int(clip.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
-    calm = Calmer(1 / rate) if smooth else None
+    calm = Calmer(1 / rate, predict.find_object) if smooth else None
     lines_part, clip_part = (out / f".part.{name}" for name in (LINES, CLIP))
     count = 0
     with lines_part.open("w", encoding="utf-8") as lines:
@@ -532,10 +533,16 @@ def _open_writer(path: Path, rate: float, frame: np.ndarray) -> cv2.VideoWriter:
 
 
 class Calmer:
-    """Filters a video's results over time: One-Euro, rotations on SO(3)."""
+    """Filters a video's results over time: One-Euro, rotations on SO(3).
 
-    def __init__(self, seconds: float):
-        self._seconds = seconds
+    The object is the one that the frames of the last seconds believe in together: a
+    clip shows one, and a single frame may take it for another.
+    """
+
+    def __init__(self, seconds: float, find_object: Callable[[str], ObjectShape]):
+        """Prepares the filters for frames `seconds` apart."""
+        self._seconds, self._find_object = seconds, find_object
+        self._beliefs: dict[str, float] = {}
         self._places = {
             name: smoothing.OneEuro()
             for name in ("joints_cam", "vertices_cam", "wrist_cam", "object")
@@ -555,4 +562,19 @@ class Calmer:
             name: self._places[name](getattr(result, name), step)
             for name in ("joints_cam", "vertices_cam", "wrist_cam")
         }
-        return result._replace(hand_pose_aa=pose, cam_T_obj=cam_T_obj, **calmed)
+        return self._with_believed_object(result)._replace(
+            hand_pose_aa=pose, cam_T_obj=cam_T_obj, **calmed
+        )
+
+    def _with_believed_object(self, result: Prediction) -> Prediction:
+        """The result with the object that the running mean of beliefs names."""
+        if not result.object_scores:
+            return result
+        share = 1 - np.exp(-self._seconds / BELIEF_SECONDS)
+        last = self._beliefs or result.object_scores
+        self._beliefs = {
+            name: last[name] + share * (score - last[name])
+            for name, score in result.object_scores.items()
+        }
+        shape = self._find_object(max(self._beliefs, key=self._beliefs.get))
+        return result._replace(object_shape=shape, object_scores=dict(self._beliefs))

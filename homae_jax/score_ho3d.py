@@ -38,4 +38,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    config_flags.run(main, takes_config=False)

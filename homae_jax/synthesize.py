@@ -472,4 +472,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS)
+    config_flags.run(main, GROUPS, takes_config=False)

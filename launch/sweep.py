@@ -26,6 +26,7 @@ import collections
 import importlib.util
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -39,9 +40,10 @@ sys.path.insert(0, str(ROOT))
 from homae_jax.errors import UserError
 from homae_jax.evaluation import report, tables
 from homae_jax.evaluation.rendering import render
+from homae_jax.progress import format_seconds
 
 POLL_SECONDS = 2.0
-FAILED = 1
+FAILED, INTERRUPTED = 1, 130
 
 
 class Job(NamedTuple):
@@ -76,16 +78,22 @@ def main(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own flags, and the rest for the trainings."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="a file that has sweep()")
-    parser.add_argument("--out", default="", help="folder of the runs")
-    parser.add_argument("--dry_run", action="store_true", help="print, run nothing")
-    parser.add_argument("--gpus", default="", help="numbers of GPUs, such as 0,1,2")
-    parser.add_argument("--slurm", action="store_true", help="submit a SLURM array")
-    parser.add_argument("--sbatch", default="", help="options of sbatch, with commas")
-    parser.add_argument("--collect", action="store_true", help="only the table")
-    parser.add_argument("--settings", default="", help="only these, with commas")
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--config", required=True, help="a file that has sweep()")
+    what.add_argument("--settings", default="", help="only these, with commas")
+    what.add_argument("--out", default="", help="folder of the runs")
+    here = parser.add_argument_group("on this machine")
+    here.add_argument("--gpus", default="", help="numbers of GPUs, such as 0,1,2")
+    cluster = parser.add_argument_group("on a cluster")
+    cluster.add_argument("--slurm", action="store_true", help="submit a SLURM array")
+    cluster.add_argument("--sbatch", default="", help="options of sbatch, with commas")
+    look = parser.add_argument_group("only to look")
+    look.add_argument("--dry_run", action="store_true", help="print, run nothing")
+    look.add_argument("--collect", action="store_true", help="only the table")
     options, rest = parser.parse_known_args(argv)
     options.out = options.out or f"runs/{Path(options.config).stem}"
     return options, rest
@@ -139,8 +147,19 @@ def results_of(workdir: Path) -> list[Path]:
     return sorted(p for p in found if not p.name.endswith("_frames.json"))
 
 
+class Running(NamedTuple):
+    """A training under way."""
+
+    job: Job
+    gpu: str
+    started: float  # time.monotonic()
+
+
 def run_here(jobs: Sequence[Job], options: argparse.Namespace) -> int:
-    """Runs what is not done, a job per GPU at a time (without GPUs one by one)."""
+    """Runs what is not done, a job per GPU at a time (without GPUs one by one).
+
+    Ctrl-C or SIGTERM is passed on once: every training saves, and ends.
+    """
     waiting = collections.deque(job for job in jobs if not job.is_done)
     for job in jobs:
         mark = "done   " if job.is_done else "to run "
@@ -148,21 +167,58 @@ def run_here(jobs: Sequence[Job], options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     free = [gpu for gpu in options.gpus.split(",") if gpu] or [""]
-    running: dict[subprocess.Popen, tuple[Job, str]] = {}
-    failed = []
+    running: dict[subprocess.Popen, Running] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        failed = run_all(waiting, free, running)
+    except KeyboardInterrupt:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    collect(jobs, Path(options.out))
+    return FAILED if failed else 0
+
+
+def run_all(
+    waiting: collections.deque[Job],
+    free: list[str],
+    running: dict[subprocess.Popen, Running],
+) -> list[str]:
+    """Runs jobs until none waits; returns the settings that failed.
+
+    Args:
+      free: GPUs, each for one job at a time.
+      running: filled and emptied while it goes; what is in it after an interruption is
+        still under way.
+    """
+    failed, seconds, num_slots = [], [], len(free)
     while waiting or running:
         while waiting and free:
             job, gpu = waiting.popleft(), free.pop(0)
-            running[start(job, gpu)] = job, gpu
+            running[start(job, gpu)] = Running(job, gpu, time.monotonic())
         for process in [p for p in running if p.poll() is not None]:
-            job, gpu = running.pop(process)
+            job, gpu, started = running.pop(process)
             free.append(gpu)
+            seconds.append(time.monotonic() - started)
+            print(_ended(job, process.returncode, seconds), end="")
+            left = len(waiting) + len(running)
+            mean = sum(seconds) / len(seconds)
+            print(
+                f"; {left} left, {format_seconds(mean * left / num_slots)}", flush=True
+            )
             if process.returncode:
                 failed.append(job.setting)
-                print(f"failed: {job.setting}, see {job.workdir}/log.txt", flush=True)
         time.sleep(POLL_SECONDS if running else 0)
-    collect(jobs, Path(options.out))
-    return FAILED if failed else 0
+    return failed
+
+
+def _ended(job: Job, status: int, seconds: Sequence[float]) -> str:
+    if status:
+        return f"failed: {job.setting}, see {job.workdir}/log.txt"
+    return f"finished: {job.setting} in {format_seconds(seconds[-1])}"
 
 
 def start(job: Job, gpu: str) -> subprocess.Popen:
@@ -174,7 +230,11 @@ def start(job: Job, gpu: str) -> subprocess.Popen:
     with (job.workdir / "log.txt").open("ab") as log:
         print(f"start: {job.setting}" + (f" on GPU {gpu}" if gpu else ""), flush=True)
         return subprocess.Popen(
-            job.command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            job.command,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone; we pass it on once
         )
 
 

@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 GROUPED = ("train", "evaluate", "predict", "synthesize", "export")
 COMMANDS = (*GROUPED, "report", "doctor", "score_ho3d", "convert", "benchmark")
 
@@ -42,3 +44,36 @@ def test_a_mistyped_flag_is_one_line_and_status_2(command):
     done = run(command, "--no_such_flag=1")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["predict", "report", "synthesize", "score_ho3d"])
+def test_a_key_of_no_configuration_is_refused(command):
+    done = run(command, "--config.train.steps=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --config.train.steps=1: this command")
+
+
+def test_completion_knows_commands_flags_and_keys():
+    """What bash would offer after a tabulator."""
+
+    def offered(*words):
+        line = " ".join(f"'{word}'" for word in words)
+        script = (
+            f"source {ROOT}/launch/completion.bash; COMP_WORDS=({line}); "
+            f"COMP_CWORD={len(words) - 1}; _homae_jax; echo ${{COMPREPLY[@]}}"
+        )
+        done = subprocess.run(
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+            check=False,
+        )
+        return done.stdout.split()
+
+    assert offered("python", "-m", "homae_jax.pred") == ["homae_jax.predict"]
+    flags = offered("python", "-m", "homae_jax.predict", "--ha")
+    assert flags == ["--hand_box="]
+    keys = offered("python", "-m", "homae_jax.train", "--config.train.ba")
+    assert keys == ["--config.train.batch_size="]

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,8 +70,40 @@ def test_run_here_runs_each_once_and_collects(tmp_path, monkeypatch, capsys):
     status = sweep.main(["--config=x.py", f"--out={tmp_path}", "--gpus=0,1"])
     printed = capsys.readouterr().out
     assert status == 1 and "failed: b" in printed and "no result yet: b" in printed
+    assert "finished: a in 0s" in printed and "; 0 left, 0s" in printed
     assert (tmp_path / "b" / "log.txt").read_text() == "1\n"
     assert "| a | 21.8 |" in (tmp_path / "results.md").read_text()
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import importlib.util
+spec = importlib.util.spec_from_file_location("sweep", sys.argv[1])
+sweep = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sweep)
+folder = Path(sys.argv[2])
+script = f"trap 'echo saved >> {folder}/saved; exit 130' TERM; touch {folder}/up; "
+command = ["bash", "-c", script + "while true; do sleep 0.05; done"]
+sweep.make_jobs = lambda *_: [sweep.Job("a", folder / "a", command)]
+sys.exit(sweep.main(["--config=x.py", f"--out={folder}"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_reaches_each_training_once(tmp_path, number):
+    command = [sys.executable, "-c", PROGRAM, str(ROOT / "launch/sweep.py")]
+    process = subprocess.Popen(
+        [*command, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "up").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error == "interrupted; the same command goes on from here\n"
+    assert (tmp_path / "saved").read_text() == "saved\n"
 
 
 def test_collect_orders_settings_as_the_sweep_does(tmp_path, capsys):
@@ -108,6 +142,23 @@ def test_multi_gpu_names_its_gpus_and_dry_runs():
     assert done.stdout.endswith("train.sh --config=c.py\n")
     assert run("all").stdout.startswith("CUDA_VISIBLE_DEVICES=all")
     assert run("--config=c.py").returncode == 2
+
+
+def test_slurm_script_dry_runs_without_an_environment(tmp_path):
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / "slurm.sh"), "--config=configs/ho3d.py"],
+        env={
+            "DRY_RUN": "1",
+            "PATH": "/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wanted = "-m homae_jax.train --distributed --config=configs/ho3d.py\n"
+    assert done.stdout == f"srun .venv/bin/python {wanted}" and not done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_sweep_help_has_examples():
