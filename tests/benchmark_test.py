@@ -64,7 +64,9 @@ def test_measure_reports_memory_that_the_process_took():
 
 def test_sections_are_the_modules_of_the_folder():
     known = {"data", "mano", "metrics", "predict", "targets", "train"}
-    assert known | {"encoder", "samplers", "startup"} == set(benchmark.sections())
+    assert known | {"encoder", "memory", "samplers", "startup"} == set(
+        benchmark.sections()
+    )
     assert not any(name.startswith("_") for name in benchmark.sections())
 
 

@@ -77,7 +77,8 @@ def _stages(setup: _setup.Setup, key: jax.Array) -> dict[str, tuple]:
     inputs = (setup.params, setup.batch, key, step)
 
     def gradient(own_points: bool) -> Callable[..., Any]:
-        return jax.jit(jax.grad(_loss(setup, own_points=own_points), has_aux=True))
+        loss = make_loss(setup.config, setup.parts, own_points=own_points)
+        return jax.jit(jax.grad(loss, has_aux=True))
 
     return {
         "targets": (targets, (setup.batch, key)),
@@ -101,7 +102,7 @@ def make_step(
     )
     step = functools.partial(
         train_step,
-        loss_fn=_loss(setup, own_points=own_points),
+        loss_fn=make_loss(config, setup.parts, own_points=own_points),
         tx=tx,
         rate=rate,
         accumulate=config.train.accumulate,
@@ -120,12 +121,14 @@ def _dense(setup: _setup.Setup) -> Callable[..., Any]:
     return jax.jit(jax.grad(total))
 
 
-def _loss(setup: _setup.Setup, *, own_points: bool) -> Callable[..., Any]:
-    config = setup.config
+def make_loss(
+    config: Any, parts: assembly.Parts, *, own_points: bool
+) -> Callable[..., Any]:
+    """The loss with true points, or with the network's own alone."""
     return objective.make_loss_fn(
-        setup.parts.model,
-        mano=setup.parts.mano,
-        templates=setup.parts.templates,
+        parts.model,
+        mano=parts.mano,
+        templates=parts.templates,
         target_options=assembly.target_options(config),
         loss_options=assembly.loss_options(config),
         jitter=config.targets.point_jitter,

@@ -1,0 +1,89 @@
+"""Memory of a training step by XLA's plan: compiled for this device, never run.
+
+By the number of passes that a batch is cut into (train.accumulate). The plan holds the
+parameters, the optimiser's state (donated), the batch and every temporary; on a CPU,
+products of bfloat16 are planned in float32.
+"""
+
+import argparse
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from homae_jax import assembly
+from homae_jax.benchmarks import _counts, _setup
+from homae_jax.benchmarks._measure import Measurement, peak_memory
+from homae_jax.benchmarks.train import make_loss
+from homae_jax.training.optimizer import make_optimizer
+from homae_jax.training.state import create_state
+from homae_jax.training.step import train_step
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this section."""
+    _setup.add_arguments(parser)
+    parser.add_argument("--accumulate", type=int, nargs="+", default=[1, 2, 4])
+
+
+def run(options: argparse.Namespace) -> Iterator[Measurement]:
+    """One plan per number of passes."""
+    config = _setup.load_config(options)
+    num = options.batch or config.train.batch_size
+    parts = assembly.build_parts(config)
+    params = assembly.param_shapes(config, parts)
+    batch = jax.eval_shape(
+        lambda: jax.tree.map(jnp.asarray, assembly.blank_batch(config, num))
+    )
+    for accumulate in options.accumulate:
+        start, used = time.perf_counter(), time.process_time()
+        plan = _plan(config, parts, params, batch, accumulate=accumulate)
+        seconds = time.perf_counter() - start
+        peak_bytes, peak_of = peak_memory()
+        yield Measurement(
+            name=f"plan of a step in {accumulate} passes",
+            shapes=(
+                f"{num} pictures of {config.data.image_size} px, "
+                f"{config.model.encoder.variant}, {config.model.dtype}, "
+                f"remat {config.model.encoder.remat}"
+            ),
+            count=num,
+            repeats=0,
+            first_s=seconds,
+            median_s=seconds,
+            fastest_s=seconds,
+            slowest_s=seconds,
+            processor_s=time.process_time() - used,
+            fastest_processor_s=time.process_time() - used,
+            peak_bytes=peak_bytes,
+            peak_of=peak_of,
+            planned_bytes=plan.peak_bytes,
+            figures={"planned_gib": plan.peak_bytes / 2**30},
+            note="seconds are those of compiling",
+        )
+
+
+def _plan(
+    config: Any, parts: assembly.Parts, params: Any, batch: Any, *, accumulate: int
+) -> _counts.Analysis:
+    options = config.optimizer.to_dict()
+    for key in ("schedule", "decay", "decay_epochs", "warmup_steps"):
+        options.pop(key)
+    rate = optax.constant_schedule(options.pop("learning_rate"))
+    tx = make_optimizer(
+        params, rate, freeze_encoder=config.model.encoder.freeze, **options
+    )
+    step = functools.partial(
+        train_step,
+        loss_fn=make_loss(config, parts, own_points=True),
+        tx=tx,
+        rate=rate,
+        accumulate=accumulate,
+    )
+    state = jax.eval_shape(lambda p: create_state(p, tx, config.seed), params)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    return _counts.analyse(compiled)
