@@ -249,7 +249,8 @@ def test_eval_batches_keeps_the_order_of_the_rows_and_augments_nothing():
         np.testing.assert_allclose(wrist, ToySource()[row]["wrist"], rtol=1e-6)
 
 
-def test_eval_batches_can_be_left_early():
+def test_eval_batches_left_early_leave_no_thread():
+    before = set(threading.enumerate())
     batches = pipeline.eval_batches(
         ToySource(),
         rows=np.arange(NUM),
@@ -258,7 +259,12 @@ def test_eval_batches_can_be_left_early():
         threads=2,
     )
     next(batches)
+    started = set(threading.enumerate()) - before
+    assert started
     batches.close()
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive(), thread.name
 
 
 @pytest.mark.slow
