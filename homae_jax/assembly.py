@@ -208,7 +208,10 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Source:
     paths = data_paths(config)
     if config.data.dataset == "dexycb":
         return _dexycb_source(config, paths, split)
-    return Ho3dSource(paths.root, split)
+    source = Ho3dSource(paths.root, split, cache_dir=runtime.cache_dir() / "index")
+    if config.data.dataset == "ho3d" or source.unusable():
+        print(source.describe(), flush=True)
+    return source
 
 
 def _dexycb_source(

@@ -243,6 +243,7 @@ def warp_picture(
 ) -> UInt8[np.ndarray, "s s 3"]:
     """The crop, black outside the picture; pixels are averaged where it shrinks."""
     shrink = int(1 / np.sqrt(np.linalg.det(affine[:2, :2])))
+    shrink = min(shrink, *image.shape[:2])  # a narrow strip keeps a row
     if shrink > 1:
         height, width = (n // shrink for n in image.shape[:2])
         image = cv2.resize(

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from homae_jax.data import ho3d_files
+from homae_jax.data import ho3d_files, ho3d_index
 from homae_jax.data.ho3d_files import EVALUATION, PICTURE_SUFFIXES, JsonRows
 from homae_jax.data.pictures import labels_from_colours, read_picture
 from homae_jax.data.source import Frame, FrameInfo, GroundTruth
 from homae_jax.errors import UserError
+from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import NUM_HAND_VERTICES, NUM_JOINTS
 
 
@@ -28,17 +29,22 @@ class Ho3dSource:
     Args:
       root: HO-3D's folder, which holds `<split>.txt` and `<split>/<sequence>/`.
       split: "train" or "evaluation".
+      cache_dir: where the index is kept, which counts what cannot be read and what is
+        not listed, and knows every frame's object; None: without.
 
     Raises:
       UserError: the list or the split's folder is missing or malformed.
     """
 
-    def __init__(self, root: str | Path, split: str):
+    def __init__(self, root: str | Path, split: str, *, cache_dir: Path | None = None):
         self._root, self._split = Path(root), split
         self._names = ho3d_files.read_list(self._root, split)
         self._visibility = ho3d_files.read_visibility(
             self._root / f"visibility_{split}.json"
         )
+        self._index = None
+        if cache_dir is not None:
+            self._index = ho3d_index.open_index(self._root, split, cache_dir=cache_dir)
         self._truth_joints = self._open_truth("xyz")
         self._truth_vertices = self._open_truth("verts")
 
@@ -62,13 +68,12 @@ class Ho3dSource:
 
     def frame_info(self, index: int) -> FrameInfo:
         """Visible shares (NaN where not known), object and sequence."""
-        meta, path = self._meta(index)
         name = self.frame_name(index)
         hand, obj = self._visibility.get(name, (np.nan, np.nan))
         return FrameInfo(
             hand_visibility=float(hand),
             object_visibility=float(obj),
-            object_name=ho3d_files.object_name(meta, path),
+            object_name=self._object_name(index),
             sequence=self._parts(index)[0],
         )
 
@@ -85,9 +90,42 @@ class Ho3dSource:
         vertices = ho3d_files.read_truth(self._truth_vertices, index, NUM_HAND_VERTICES)
         return GroundTruth(joints, vertices)
 
+    def describe(self) -> str:
+        """One line: frames in use, the release's number, what is out or unusable."""
+        text = f"HO-3D {self._split}: {len(self)} frames"
+        if self._split in ho3d_index.PUBLISHED_V2:
+            text += f" (v2: {ho3d_index.PUBLISHED_V2[self._split]})"
+        why = [f"{reason} {count}" for reason, count in self.excluded().items()]
+        text += f"; left out: {', '.join(why)}" if why else ""
+        bad = self.unusable()
+        if bad:
+            name, reason = next(iter(bad.items()))
+            text += f"; unusable: {len(bad)}, the first {name} ({reason})"
+        return text
+
+    def excluded(self) -> dict[str, int]:
+        """Frames in the folders that are not of the split, by reason."""
+        return {} if self._index is None else ho3d_index.excluded(self._index)
+
+    def unusable(self) -> dict[str, str]:
+        """Frames of the split that cannot be read, with the reason.
+
+        They stay in the split, which is a benchmark's; reading one is an error.
+        """
+        return {} if self._index is None else ho3d_index.unusable(self._index)
+
     def read_meta(self, index: int) -> Mapping[str, Any]:
         """The label file as it is, OpenGL camera frame."""
         return self._meta(index)[0]
+
+    def _object_name(self, index: int) -> str:
+        """The index's rows begin with the list's, unless one is listed twice."""
+        if self._index is not None and self._index.names[index] == self._names[index]:
+            number = int(self._index.object_id[index])
+            if number:
+                return YCB_NAMES[number]
+        meta, path = self._meta(index)
+        return ho3d_files.object_name(meta, path)
 
     def _parts(self, index: int) -> tuple[str, str]:
         sequence, number = self._names[index].split("/")

@@ -81,6 +81,8 @@ def run(
         workers = (os.cpu_count() or 1) if num_frames > SMALL else 0
     if workers == 0:
         results = (function(*job) for job in jobs)
+        if num_frames < SMALL:  # done before a bar could be read
+            return list(results)
         return list(progress_bar(results, total=len(jobs), desc=desc))
     context = multiprocessing.get_context("spawn")  # forking under JAX's threads hangs
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:

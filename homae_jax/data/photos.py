@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from homae_jax.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+FOCAL_SHARES = (0.1, 100.0)  # of the longer side, that a focal length may be
 ASSUMED_FOV_DEG = 60.0  # along the longer side: between a phone and a webcam
 FILM_DIAGONAL_MM = 43.27  # of 36 x 24 mm, what "35 mm equivalent" refers to
 MAX_PIXELS = 100_000_000
@@ -91,7 +92,8 @@ def choose_camera(
       UserError: K is no pinhole matrix, or the angle is out of (1, 179).
     """
     if intrinsics is not None:
-        return Camera(_checked(np.asarray(intrinsics, np.float64)), "given", True)
+        given = _checked(np.asarray(intrinsics, np.float64), max(width, height))
+        return Camera(given, "given", True)
     if fov_deg is not None:
         if not 1.0 < fov_deg < 179.0:
             raise UserError(f"fov={fov_deg:g}: give an angle between 1 and 179 degrees")
@@ -113,7 +115,7 @@ def _pinhole(width: int, height: int, focal: float) -> Float[np.ndarray, "3 3"]:
     )
 
 
-def _checked(intrinsics: np.ndarray) -> Float[np.ndarray, "3 3"]:
+def _checked(intrinsics: np.ndarray, side: int) -> Float[np.ndarray, "3 3"]:
     is_pinhole = (
         intrinsics.shape == (3, 3)
         and np.isfinite(intrinsics).all()
@@ -125,6 +127,12 @@ def _checked(intrinsics: np.ndarray) -> Float[np.ndarray, "3 3"]:
         raise UserError(
             "K: give fx,fy,cx,cy (pixels) or a 3x3 matrix whose last row is 0,0,1"
         )
+    for focal in (intrinsics[0, 0], intrinsics[1, 1]):
+        if not FOCAL_SHARES[0] < focal / side < FOCAL_SHARES[1]:
+            raise UserError(
+                f"K: a focal length of {focal:g} px does not go with a picture of "
+                f"{side} px; give K in pixels of this picture"
+            )
     return intrinsics
 
 

@@ -17,7 +17,12 @@ from homae_jax.objects.ycb import HO3D_UNSEEN
 
 # Frames and sequences of train and evaluation; v2's list of sequences is ArtiBoost's.
 PUBLISHED = {
-    "v2": {"train": (66_034, 55), "evaluation": (11_524, 13)},
+    "v2": {
+        split: (num, sequences)
+        for (split, num), sequences in zip(
+            ho3d_index.PUBLISHED_V2.items(), (55, 13), strict=True
+        )
+    },
     "v3": {"train": (83_325, None), "evaluation": (20_137, None)},
 }
 PITCHER = ho3d_index.OBJECT_IDS[HO3D_UNSEEN]

@@ -1,8 +1,12 @@
 """HO-3D's index: every frame of the folders, its reason, kept until a file changes."""
 
+import shutil
+
 import pytest
 
 from homae_jax.data import ho3d_index, index
+from homae_jax.data.ho3d import Ho3dSource
+from homae_jax.errors import UserError
 from tests.data import ho3d_tree
 
 
@@ -80,3 +84,24 @@ def test_index_by_processes_is_the_same(tree, tmp_path):
     )
     assert alone.names == shared.names
     assert (alone.reason == shared.reason).all()
+
+
+def test_source_says_what_is_out_and_what_cannot_be_read(own_tree, tmp_path):
+    source = Ho3dSource(own_tree, "train", cache_dir=tmp_path / "cache")
+    assert source.describe() == (
+        "HO-3D train: 3 frames (v2: 66034); left out: not annotated 1"
+    )
+    blank_label(own_tree)
+    source = Ho3dSource(own_tree, "train", cache_dir=tmp_path / "cache")
+    assert len(source) == 3  # a benchmark's list is not shortened
+    assert source.describe().endswith("unusable: 1, the first SM2/0001 (not annotated)")
+    with pytest.raises(UserError, match=r"SM2/meta/0001\.pkl"):
+        source[0]
+
+
+def test_source_knows_objects_without_reading_labels(own_tree, tmp_path):
+    plain = Ho3dSource(own_tree, "train")
+    source = Ho3dSource(own_tree, "train", cache_dir=tmp_path / "cache")
+    wanted = [plain.frame_info(row)["object_name"] for row in range(3)]
+    shutil.rmtree(own_tree / "train" / "SM2" / "meta")
+    assert [source.frame_info(row)["object_name"] for row in range(3)] == wanted
