@@ -96,7 +96,7 @@ def evaluate_state(
         object_names=parts.object_names,
         trivial=fit_trivial(config, parts),
         dataset=config.data.dataset,
-        settings=config.protocol.to_dict() | {"split": split, "step": int(step)},
+        settings=_settings(config, source) | {"split": split, "step": int(step)},
         num_batches=num_batches,
         frames=records,
     )
@@ -123,6 +123,15 @@ def evaluate_state(
     write_curves(workdir)
     print(tables.format_result(result))
     return result
+
+
+def _settings(config: ml_collections.ConfigDict, source: Source) -> dict[str, Any]:
+    """What a number depends on beyond the predictions; kept in the result."""
+    settings = config.protocol.to_dict() | {"fingertips": config.evaluate.fingertips}
+    if config.data.dataset == "dexycb":
+        settings |= {key: config.data[key] for key in ("filter", "left_hands")}
+        settings |= {"frames_left_out": source.excluded()}
+    return settings
 
 
 def extreme_rows(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:

@@ -373,7 +373,7 @@ def _notes(result: Result) -> tuple[str, ...]:
     protocol = result["protocol"]
     given = [
         f"{key}={protocol[key]}"
-        for key in ("root", "boxes", "object_center")
+        for key in ("root", "boxes", "object_center", "filter", "left_hands")
         if key in protocol
     ]
     text = f"protocol {protocol['name']}, hand scored as {protocol['hand']}"
