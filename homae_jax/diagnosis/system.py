@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import ml_collections
 
 from homae_jax import runtime
+from homae_jax.data import dexycb_files
 from homae_jax.errors import UserError
 
 Level = Literal["ok", "note", "error"]
@@ -330,6 +331,8 @@ def check_data(config: ml_collections.ConfigDict) -> list[Finding]:
         else:
             advice = f"set --config.{key}=PATH"
             findings.append(Finding("error", f"{key}: {path} is not there", advice))
+    if config.data.dataset == "dexycb":
+        return findings + _check_subjects(paths.root)
     for split in (config.data.train_split, config.data.eval_split):
         listed = paths.root / f"{split}.txt"
         if listed.is_file():
@@ -339,3 +342,15 @@ def check_data(config: ml_collections.ConfigDict) -> list[Finding]:
             advice = "unpack the whole data set"
             findings.append(Finding("error", f"{listed}: missing", advice))
     return findings
+
+
+def _check_subjects(root: Path) -> list[Finding]:
+    """DexYCB has no list of frames: its folders say what there is."""
+    if not root.is_dir():
+        return []
+    nums = [len(dexycb_files.sequence_names(root, s)) for s in dexycb_files.SUBJECTS]
+    what = f"DexYCB: {sum(map(bool, nums))} subjects, {sum(nums)} sequences"
+    if nums == [dexycb_files.SEQUENCES_PER_SUBJECT] * len(nums):
+        return [Finding("ok", what)]
+    advice = f"10 and 1000 are published: python -m homae_jax.doctor data --root={root}"
+    return [Finding("note" if any(nums) else "error", what, advice)]

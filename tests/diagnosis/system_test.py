@@ -3,6 +3,7 @@
 import pytest
 
 from configs import common
+from homae_jax.data import dexycb_files
 from homae_jax.diagnosis import system
 
 
@@ -77,3 +78,17 @@ def test_format_findings_counts_errors():
         "       -> do c",
         "2 checks, 1 errors",
     ]
+
+
+def test_check_data_of_dexycb_counts_its_folders(tmp_path):
+    config = common.get_config()
+    config.data.dataset, config.data.root = "dexycb", str(tmp_path)
+    config.data.train_split, config.data.eval_split = "s0_train", "s0_test"
+    assert "0 subjects" in system.check_data(config)[-1].what
+    for subject in dexycb_files.SUBJECTS:
+        for number in range(100):
+            (tmp_path / subject / f"20200709_1{number:05d}").mkdir(parents=True)
+    found = system.check_data(config)[-1]
+    assert found == system.Finding("ok", "DexYCB: 10 subjects, 1000 sequences")
+    (tmp_path / subject / "20200709_100000").rmdir()
+    assert "doctor data" in system.check_data(config)[-1].advice
