@@ -373,11 +373,14 @@ def _notes(result: Result) -> tuple[str, ...]:
     protocol = result["protocol"]
     given = [
         f"{key}={protocol[key]}"
-        for key in ("root", "boxes", "object_center", "filter", "left_hands")
+        for key in ("root", "boxes", "object_center")
         if key in protocol
     ]
     text = f"protocol {protocol['name']}, hand scored as {protocol['hand']}"
     notes = [", ".join([text, *given])]
+    if "filter" in protocol:
+        left = protocol["left_hands"]
+        notes.append(f"frames: filter {protocol['filter']}, left hands: {left}")
     for reason, count in result["excluded"].items():
         kind, _, why = reason.partition("_metrics_")
         notes.append(f"left out of {kind} metrics: {count} ({why.replace('_', ' ')})")

@@ -79,6 +79,13 @@ def test_table_1_has_the_papers_columns_and_decimals():
     assert own[1:6] == ["21.8", "9.88", "17.0", "25.0", "11.0"]
 
 
+def test_tables_of_dexycb_say_which_frames():
+    result = make_result("dexycb")
+    result["protocol"] |= {"filter": "hoisdf_small", "left_hands": "mirror"}
+    text = rendering.render(tables.table_1(result))
+    assert "frames: filter hoisdf_small, left hands: mirror" in text
+
+
 def test_table_2_prints_shares_as_percent():
     own = row_of(rendering.render(tables.table_2(make_result("dexycb"))), "ours")
     assert own[1:6] == ["80.0", "10.0", "79.0", "60.0", "95.0"]
