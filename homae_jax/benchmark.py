@@ -48,19 +48,21 @@ def sections() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
+def _import(name: str) -> Any:
+    return importlib.import_module(f"{benchmarks.__name__}.{name}")
+
+
 def _run(arguments: list[str]) -> int:
     known = sections()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\nSections: {', '.join((*known, ALL))}")
+        print(f"{__doc__}\nSections: {', '.join(known)},\nand {ALL}")
         return 0 if arguments else 2
     if arguments[0] not in (*known, ALL):
         named = ", ".join((*known, ALL))
         raise UserError(f'no section "{arguments[0]}": use one of {named}')
     runtime.prepare()
     chosen = known if arguments[0] == ALL else arguments[:1]
-    modules = [
-        importlib.import_module(f"{benchmarks.__name__}.{name}") for name in chosen
-    ]
+    modules = [_import(name) for name in chosen]
     options = _parse(arguments, modules)
     to_stdout = options[0].json == "-"
     path = options[0].json
@@ -119,7 +121,7 @@ def _parse(arguments: list[str], modules: Sequence[Any]) -> list[argparse.Namesp
     options = given.parse_args(arguments[1:])
     for name, value in vars(options).items():
         numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, int) and number < 1 for number in numbers):
+        if any(type(number) is int and number < 1 for number in numbers):
             raise UserError(f"--{name}={value}: must be 1 or more")
     if arguments[0] != ALL:
         return [options]

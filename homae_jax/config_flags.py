@@ -61,12 +61,13 @@ class Override(NamedTuple):
 class ConfigFlag:
     """The flag --config; its value is the configuration with its overrides."""
 
-    def __init__(self) -> None:
+    def __init__(self, flag_values: flags.FlagValues) -> None:
         self._holder = flags.DEFINE_string(
             "config",
             None,
             "Configuration file, such as configs/ho3d.py; --config.KEY=VALUE overrides "
             "a key (configs/common.py lists them all).",
+            flag_values=flag_values,
         )
         self._loaded: ml_collections.ConfigDict | None = None
 
@@ -78,9 +79,9 @@ class ConfigFlag:
         return self._loaded
 
 
-def define_config() -> ConfigFlag:
+def define_config(flag_values: flags.FlagValues) -> ConfigFlag:
     """Defines --config=FILE[:ARGUMENT]."""
-    return ConfigFlag()
+    return ConfigFlag(flag_values)
 
 
 def overrides() -> tuple[Override, ...]:
@@ -90,6 +91,7 @@ def overrides() -> tuple[Override, ...]:
 
 def run(
     main: Callable[[Sequence[str]], int | None],
+    flag_values: flags.FlagValues,
     groups: Groups | None = None,
     *,
     takes_config: bool = True,
@@ -97,6 +99,8 @@ def run(
     """Runs an entry point: foreseeable mistakes print one line and exit with 2.
 
     Args:
+      flag_values: its flags: an entry point has its own, so that two of them can be
+        imported beside each other.
       groups: title -> names of flags, for --help; those in none come last.
       takes_config: whether ``--config.KEY=VALUE`` means anything to it.
     """
@@ -112,20 +116,24 @@ def run(
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
 
-    app.run(guarded, flags_parser=functools.partial(_parse_or_exit, groups or {}))
+    parser = functools.partial(_parse_or_exit, flag_values, groups or {})
+    app.run(guarded, flags_parser=parser)
 
 
-def _parse_or_exit(groups: Groups, argv: Sequence[str]) -> list[str]:
+def _parse_or_exit(
+    flag_values: flags.FlagValues, groups: Groups, argv: Sequence[str]
+) -> list[str]:
     if {"--help", "-h", "--helpshort"} & set(argv[1:]):
-        print(_help(groups))
+        print(_help(flag_values, groups))
         sys.exit(0)
+    flags.FLAGS.mark_as_parsed()  # absl's own flags, which keep their defaults
     try:
-        return parse(argv)
+        return parse(flag_values, argv)
     except UserError as error:
         sys.exit(_complain(error))
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """Reads absl flags and the overrides of the configuration.
 
     Raises:
@@ -133,7 +141,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     others, _OVERRIDES[:] = split_overrides(argv[1:])
     try:
-        left = flags.FLAGS([argv[0], *others])
+        left = flag_values([argv[0], *others])
     except flags.Error as error:
         message = str(error).splitlines()[0].replace(" ?", "?")
         raise UserError(f"{message} (--help lists the flags)") from error
@@ -423,10 +431,9 @@ def _flat_items(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _help(groups: Groups) -> str:
+def _help(flag_values: flags.FlagValues, groups: Groups) -> str:
     """The module's docstring, then its flags by groups."""
-    found = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-    known = {flag.name: flag for flag in found}
+    known = {name: flag_values[name] for name in flag_values}
     grouped = {name for names in groups.values() for name in names}
     others = [name for name in known if name not in grouped]
     lines = [(sys.modules["__main__"].__doc__ or "").rstrip()]

@@ -20,12 +20,15 @@ import os
 import sys
 from collections.abc import Sequence
 
+from absl import flags
+
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
 EXIT_ERRORS = 1
 
-_CONFIG = config_flags.define_config()
+FLAGS = flags.FlagValues()
+_CONFIG = config_flags.define_config(FLAGS)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,4 +62,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["data"]:
         runtime.prepare()
         sys.exit(check_dataset(sys.argv[2:]))
-    config_flags.run(main)
+    config_flags.run(main, FLAGS)

@@ -12,11 +12,16 @@ Examples:
   # the file that HO-3D's organisers score; locally: python -m homae_jax.score_ho3d
   python -m homae_jax.evaluate --workdir=runs/ho3d --submission=pred.zip
 
+  # what it costs to predict wrist, boxes and centre: needs auxiliary heads
+  python -m homae_jax.evaluate --workdir=runs/mine --config.protocol.root=predicted \\
+      --config.protocol.boxes=predicted --config.protocol.object_center=predicted
+
   # what was exported for others to use
   python -m homae_jax.evaluate --workdir=exports/homae_ho3d
 
 The configuration comes out of the checkpoint; any key of it can be overridden as
-above. Written into the workdir: eval/<dataset>_<split>.json, and figures/*.png:
+above. Written into the workdir: eval/<dataset>_<split>.json (with "_predicted" where
+anything was), and figures/*.png:
 predictions beside the truth (HOMAE Fig. 4, 5), reconstructions (Fig. 3), slices of the
 signed distance, training curves. Scores that are there already, as after training,
 are kept unless --overwrite is given.
@@ -29,21 +34,39 @@ from absl import flags
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
+FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of a training run, or an export."
+    "workdir",
+    None,
+    "Folder of a training run, or an export.",
+    flag_values=FLAGS,
 )
-_SPLIT = flags.DEFINE_string("split", None, "Default: the run's data.eval_split.")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "Default: the run's data.eval_split.", flag_values=FLAGS
+)
 _RESTORE_STEP = flags.DEFINE_integer(
-    "restore_step", None, "Checkpoint to score; default: the newest."
+    "restore_step",
+    None,
+    "Checkpoint to score; default: the newest.",
+    flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "Folder for eval/ and figures/; default: the workdir."
+    "out",
+    None,
+    "Folder for eval/ and figures/; default: the workdir.",
+    flag_values=FLAGS,
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace the scores of an earlier evaluation in --out."
+    "overwrite",
+    False,
+    "Replace the scores of an earlier evaluation in --out.",
+    flag_values=FLAGS,
 )
 _SUBMISSION = flags.DEFINE_string(
-    "submission", None, "Only write HO-3D's submission file, such as pred.zip."
+    "submission",
+    None,
+    "Only write HO-3D's submission file, such as pred.zip.",
+    flag_values=FLAGS,
 )
 
 GROUPS = {
@@ -95,4 +118,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS)
+    config_flags.run(main, FLAGS, GROUPS)

@@ -27,18 +27,32 @@ from absl import flags
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write.")
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a training run.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", None, "Folder to write.", flag_values=FLAGS)
 _RESTORE_STEP = flags.DEFINE_integer(
-    "restore_step", None, "Checkpoint to export; default: the newest."
+    "restore_step",
+    None,
+    "Checkpoint to export; default: the newest.",
+    flag_values=FLAGS,
 )
 _PROGRAM = flags.DEFINE_bool(
-    "program", True, "Also programs that run without this project's code."
+    "program",
+    True,
+    "Also programs that run without this project's code.",
+    flag_values=FLAGS,
 )
 _ORBAX = flags.DEFINE_bool(
-    "orbax", True, "The parameters for orbax too, beside safetensors; twice the size."
+    "orbax",
+    True,
+    "The parameters for orbax too, beside safetensors; twice the size.",
+    flag_values=FLAGS,
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export in --out.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace an export in --out.", flag_values=FLAGS
+)
 
 GROUPS = {
     "What to export": ("workdir", "restore_step"),
@@ -103,4 +117,4 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS)
+    config_flags.run(main, FLAGS, GROUPS)

@@ -38,31 +38,66 @@ from absl import flags
 from homae_jax import config_flags, runtime
 from homae_jax.errors import UserError
 
+FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A training run or an export; default: the one that ships."
+    "checkpoint",
+    None,
+    "A training run or an export; default: the one that ships.",
+    flag_values=FLAGS,
 )
 _RESTORE_STEP = flags.DEFINE_integer(
-    "restore_step", None, "Checkpoint of the run; default: the newest."
+    "restore_step",
+    None,
+    "Checkpoint of the run; default: the newest.",
+    flag_values=FLAGS,
 )
-_INPUT = flags.DEFINE_string("input", None, "A picture, a folder of them, or a video.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace earlier results in --out.")
-_K = flags.DEFINE_list("K", None, "Camera: fx,fy,cx,cy in pixels, or nine numbers.")
-_FOV = flags.DEFINE_float("fov", None, "Field of view along the longer side, degrees.")
-_HAND_BOX = flags.DEFINE_list("hand_box", None, "x0,y0,x1,y1 of the hand, pixels.")
-_OBJECT_BOX = flags.DEFINE_list("object_box", None, "The same of the object.")
-_ROOT = flags.DEFINE_list("root", None, "The wrist: x,y,z in the camera, metres.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "A picture, a folder of them, or a video.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", None, "Folder to write.", flag_values=FLAGS)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace earlier results in --out.", flag_values=FLAGS
+)
+_K = flags.DEFINE_list(
+    "K", None, "Camera: fx,fy,cx,cy in pixels, or nine numbers.", flag_values=FLAGS
+)
+_FOV = flags.DEFINE_float(
+    "fov", None, "Field of view along the longer side, degrees.", flag_values=FLAGS
+)
+_HAND_BOX = flags.DEFINE_list(
+    "hand_box", None, "x0,y0,x1,y1 of the hand, pixels.", flag_values=FLAGS
+)
+_OBJECT_BOX = flags.DEFINE_list(
+    "object_box", None, "The same of the object.", flag_values=FLAGS
+)
+_ROOT = flags.DEFINE_list(
+    "root", None, "The wrist: x,y,z in the camera, metres.", flag_values=FLAGS
+)
 _OBJECT = flags.DEFINE_string(
-    "object", None, "Name of a known object, or a mesh (.obj, .ply, .glb), metres."
+    "object",
+    None,
+    "Name of a known object, or a mesh (.obj, .ply, .glb), metres.",
+    flag_values=FLAGS,
 )
-_LEFT = flags.DEFINE_bool("left", False, "The hand is a left one.")
-_MANO = flags.DEFINE_string("mano", None, "MANO_RIGHT.pkl; default: the run's.")
+_LEFT = flags.DEFINE_bool("left", False, "The hand is a left one.", flag_values=FLAGS)
+_MANO = flags.DEFINE_string(
+    "mano", None, "MANO_RIGHT.pkl; default: the run's.", flag_values=FLAGS
+)
 _MODELS = flags.DEFINE_string(
-    "models", None, "Folder of object models; default: the run's."
+    "models",
+    None,
+    "Folder of object models; default: the run's.",
+    flag_values=FLAGS,
 )
-_SKELETON = flags.DEFINE_bool("skeleton", False, "Draw bones and joints as well.")
-_DETAILS = flags.DEFINE_bool("details", True, "Also reconstruction and SDF slices.")
-_SMOOTH = flags.DEFINE_bool("smooth", False, "Videos: One-Euro filter over time.")
+_SKELETON = flags.DEFINE_bool(
+    "skeleton", False, "Draw bones and joints as well.", flag_values=FLAGS
+)
+_DETAILS = flags.DEFINE_bool(
+    "details", True, "Also reconstruction and SDF slices.", flag_values=FLAGS
+)
+_SMOOTH = flags.DEFINE_bool(
+    "smooth", False, "Videos: One-Euro filter over time.", flag_values=FLAGS
+)
 
 GROUPS = {
     "What to answer": ("input", "out", "overwrite"),
@@ -143,4 +178,4 @@ def _numbers(flag: flags.FlagHolder, counts: Sequence[int]) -> list[float] | Non
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS, takes_config=False)
+    config_flags.run(main, FLAGS, GROUPS, takes_config=False)

@@ -38,6 +38,8 @@ from homae_jax.models.homae import Homae
 from homae_jax.schema import Batch, Located, ObjectTemplates
 
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
+MIN_BOX_PX = 4  # of a hand or object to be looked at
+FARTHEST = 20.0  # metres; beyond, millimetres were meant
 MIRROR = np.diag([-1.0, 1.0, 1.0])  # x of the camera, for left hands
 SLICE_SIDE = 48  # samples of an SDF slice, per axis
 SLICE_HALF_SIZE = {"hand": 0.13, "object": 0.16}  # metres
@@ -179,6 +181,7 @@ class Predictor:
           UserError: a box is none, or something is missing that this checkpoint
             cannot predict.
         """
+        image = _checked_image(image)
         height, width = image.shape[:2]
         taken = photos.choose_camera(
             width,
@@ -188,14 +191,15 @@ class Predictor:
             focal_35mm=focal_35mm,
         )
         given = {
-            "hand_box": _checked_box("hand_box", hand_box_px),
-            "object_box": _checked_box("object_box", object_box_px),
-            "wrist": wrist_cam,
+            "hand_box": _checked_box("hand_box", hand_box_px, width, height),
+            "object_box": _checked_box("object_box", object_box_px, width, height),
+            "wrist": _checked_place("root", wrist_cam),
         }
         missing = [name for name, value in given.items() if value is None]
         self._check_can_predict(missing)
         shape = self.find_object(object_shape)
-        scene = _Scene(image, taken.intrinsics, given, object_center_cam)
+        center = _checked_place("object_center", object_center_cam)
+        scene = _Scene(image, taken.intrinsics, given, center)
         if is_left:
             scene = scene.mirrored()
         batch, view, located = self._prepare(scene)
@@ -565,13 +569,46 @@ def _move_box(
     return crops.bounding_box(corners @ affine[:2, :2].T + affine[:2, 2][None])
 
 
-def _checked_box(name: str, box_px: Any) -> Float[np.ndarray, " 4"] | None:
+def _checked_image(image: Any) -> UInt8[np.ndarray, "h w 3"]:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(
+            f"image: wants 8-bit RGB [h, w, 3], got {image.dtype} {list(image.shape)}"
+        )
+    return image
+
+
+def _checked_box(
+    name: str, box_px: Any, width: int, height: int
+) -> Float[np.ndarray, " 4"] | None:
+    """The box, if it is one and meets the picture."""
     if box_px is None:
         return None
     box = np.asarray(box_px, np.float64)
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
         raise UserError(f"{name}={box_px}: give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+    if (box[2:] - box[:2]).max() < MIN_BOX_PX:
+        raise UserError(f"{name}={box_px}: smaller than {MIN_BOX_PX} px")
+    if (box[2:] < 0).any() or (box[:2] > [width - 1, height - 1]).any():
+        raise UserError(
+            f"{name}={box_px}: lies outside the picture of {width} x {height} px"
+        )
     return box
+
+
+def _checked_place(name: str, place: Any) -> Float[np.ndarray, " 3"] | None:
+    """A point in front of the camera, in metres."""
+    if place is None:
+        return None
+    point = np.asarray(place, np.float64)
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise UserError(f"{name}={place}: give x,y,z in metres")
+    if not 0.0 < point[2] < FARTHEST:
+        raise UserError(
+            f"{name}={place}: z is {point[2]:g} m; give metres in front of the camera, "
+            f"up to {FARTHEST:g}"
+        )
+    return point
 
 
 def _shipped() -> Path:

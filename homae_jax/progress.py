@@ -3,11 +3,12 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 BAR_WIDTH = 28
 REDRAW_SECONDS = 0.1
+PIPE_SECONDS = 5.0  # between two lines in a pipe: short work says nothing
 
 
 def format_seconds(seconds: float) -> str:
@@ -20,14 +21,13 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def progress_bar(
-    items: Iterable[T], *, total: int, desc: str, stream: TextIO | None = None
-) -> Iterator[T]:
-    """Yields `items`, reporting on `stream` (stderr by default).
+def progress_bar(items: Iterable[T], *, total: int, desc: str) -> Iterator[T]:
+    """Yields `items`, reporting on stderr.
 
-    On a terminal one line is redrawn; in a pipe a line is printed for each tenth.
+    On a terminal one line is redrawn; in a pipe a line is printed for a tenth of the
+    work, PIPE_SECONDS after the last one at the earliest.
     """
-    out = stream if stream is not None else sys.stderr
+    out = sys.stderr
     is_terminal = out.isatty()
     start = last_drawn = time.monotonic()
     last_tenth = -1
@@ -35,14 +35,16 @@ def progress_bar(
         yield item
         now = time.monotonic()
         left = (now - start) / done * max(total - done, 0)
+        tenth = 10 * done // max(total, 1)
+        is_due = tenth > last_tenth and now - last_drawn >= PIPE_SECONDS
         if is_terminal and (now - last_drawn >= REDRAW_SECONDS or done == total):
             last_drawn = now
             filled = BAR_WIDTH * done // max(total, 1)
             bar = "#" * filled + "-" * (BAR_WIDTH - filled)
             out.write(f"\r{desc} [{bar}] {done}/{total}, {format_seconds(left)} left ")
             out.flush()
-        elif not is_terminal and 10 * done // max(total, 1) > last_tenth:
-            last_tenth = 10 * done // max(total, 1)
+        elif not is_terminal and is_due:
+            last_tenth, last_drawn = tenth, now
             out.write(f"{desc}: {done}/{total}, {format_seconds(left)} left\n")
             out.flush()
     if is_terminal:

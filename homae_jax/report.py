@@ -21,10 +21,16 @@ from absl import flags
 from homae_jax import config_flags, run_report, runtime
 from homae_jax.errors import UserError
 
+FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_multi_string(
-    "workdir", None, "Folder of a training run; give it again to compare."
+    "workdir",
+    None,
+    "Folder of a training run; give it again to compare.",
+    flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "Folder to write; default: the first workdir.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder to write; default: the first workdir.", flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,4 +51,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, takes_config=False)
+    config_flags.run(main, FLAGS, takes_config=False)

@@ -307,8 +307,14 @@ def _compared_groups(
 
 
 def _groups(result: Mapping[str, Any], key: str, part: str) -> Mapping[str, Any]:
+    """Groups of frames by name; those by what is visible with their bounds."""
     groups = result.get(key, {})
-    return groups.get(part, {}) if key == "by_occlusion" else groups
+    if key != "by_occlusion":
+        return groups
+    return {
+        f"{name} ({100 * g['visible_from']:.0f}-{100 * g['visible_below']:.0f} %)": g
+        for name, g in groups.get(part, {}).items()
+    }
 
 
 def _mean(group: Mapping[str, Any] | None, metric: str) -> float | None:

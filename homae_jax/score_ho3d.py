@@ -17,9 +17,16 @@ from absl import flags
 from homae_jax import config_flags
 from homae_jax.errors import UserError
 
-_PRED = flags.DEFINE_string("pred", None, "pred.zip, or the pred.json in it.")
-_GT = flags.DEFINE_string("gt", None, "Folder of the two truth files.")
-_OUT = flags.DEFINE_string("out", None, "JSON file for the scores; default: none.")
+FLAGS = flags.FlagValues()
+_PRED = flags.DEFINE_string(
+    "pred", None, "pred.zip, or the pred.json in it.", flag_values=FLAGS
+)
+_GT = flags.DEFINE_string(
+    "gt", None, "Folder of the two truth files.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "JSON file for the scores; default: none.", flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,4 +45,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, takes_config=False)
+    config_flags.run(main, FLAGS, takes_config=False)

@@ -116,7 +116,8 @@ def evaluate_state(
             config, source, np.array(rows), parts.object_names
         ):
             runner(truth.mark(batch))
-        drawn = draw_figures(runner.shown, title=kind, source=source, parts=parts)
+        title = f"{kind.capitalize()} frames of {name}"
+        drawn = draw_figures(runner.shown, title=title, source=source, parts=parts)
         pictures[kind] = drawn["predictions"]
     for kind, picture in pictures.items():
         figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)

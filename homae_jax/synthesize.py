@@ -50,19 +50,40 @@ LICENCE = (
     "the pictures show those models and their licence (YCB: CC BY 4.0) applies."
 )
 
-_OUT = flags.DEFINE_string("out", None, "Folder to write; made if absent.")
-_LAYOUT = flags.DEFINE_enum("layout", "ho3d", LAYOUTS, "Whose layout to write.")
-_NUM_TRAIN = flags.DEFINE_integer("num_train", 2000, "Training frames.", 0)
-_NUM_EVAL = flags.DEFINE_integer("num_eval", 400, "Evaluation frames.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", 0)
+FLAGS = flags.FlagValues()
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder to write; made if absent.", flag_values=FLAGS
+)
+_LAYOUT = flags.DEFINE_enum(
+    "layout", "ho3d", LAYOUTS, "Whose layout to write.", flag_values=FLAGS
+)
+_NUM_TRAIN = flags.DEFINE_integer(
+    "num_train", 2000, "Training frames.", 0, flag_values=FLAGS
+)
+_NUM_EVAL = flags.DEFINE_integer(
+    "num_eval", 400, "Evaluation frames.", 0, flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of everything random.", 0, flag_values=FLAGS
+)
 _MODELS = flags.DEFINE_string(
-    "models", None, "Real YCB models, <name>/textured_simple.obj; else procedural ones."
+    "models",
+    None,
+    "Real YCB models, <name>/textured_simple.obj; else procedural ones.",
+    flag_values=FLAGS,
 )
 _OBJECTS = flags.DEFINE_enum(
-    "objects", "all", OBJECTS, "Objects in training: all 20, or HO-3D's nine."
+    "objects",
+    "all",
+    OBJECTS,
+    "Objects in training: all 20, or HO-3D's nine.",
+    flag_values=FLAGS,
 )
 _UNSEEN = flags.DEFINE_bool(
-    "unseen", False, "No object and no person of the evaluation shows in training."
+    "unseen",
+    False,
+    "No object and no person of the evaluation shows in training.",
+    flag_values=FLAGS,
 )
 _VIEW_CONE_DEG = flags.DEFINE_float(
     "view_cone_deg",
@@ -70,9 +91,15 @@ _VIEW_CONE_DEG = flags.DEFINE_float(
     "Cameras stand within this angle of the mean view; 180: anywhere on the sphere.",
     lower_bound=0.0,
     upper_bound=180.0,
+    flag_values=FLAGS,
 )
 _ROLL_DEG = flags.DEFINE_float(
-    "roll_deg", 15.0, "In-plane rotation, uniform within +- this.", 0.0, 180.0
+    "roll_deg",
+    15.0,
+    "In-plane rotation, uniform within +- this.",
+    0.0,
+    180.0,
+    flag_values=FLAGS,
 )
 _HEAVY_SHARE = flags.DEFINE_float(
     "heavy_share",
@@ -80,9 +107,14 @@ _HEAVY_SHARE = flags.DEFINE_float(
     "Share of frames in which less than 0.6 of the hand or of the object is visible.",
     lower_bound=0.0,
     upper_bound=1.0,
+    flag_values=FLAGS,
 )
 _VIEWS_PER_GRASP = flags.DEFINE_integer(
-    "views_per_grasp", 8, "Pictures taken of each grasp; fewer is slower.", 1
+    "views_per_grasp",
+    8,
+    "Pictures taken of each grasp; fewer is slower.",
+    1,
+    flag_values=FLAGS,
 )
 _GRIP_SPREAD = flags.DEFINE_float(
     "grip_spread",
@@ -90,18 +122,28 @@ _GRIP_SPREAD = flags.DEFINE_float(
     "How objects are held: 0, at their middle, in the palm; 1, anywhere, any way.",
     lower_bound=0.0,
     upper_bound=1.0,
+    flag_values=FLAGS,
 )
 _IMAGE_FORMAT = flags.DEFINE_enum(
     "image_format",
     "png",
     writers.IMAGE_FORMATS,
     "png as HO-3D v2; jpg as v3, smaller and faster.",
+    flag_values=FLAGS,
 )
 _RENDERER = flags.DEFINE_enum(
-    "renderer", "auto", ("auto", "gl", "cpu"), "auto: OpenGL if EGL works, else numpy."
+    "renderer",
+    "auto",
+    ("auto", "gl", "cpu"),
+    "auto: OpenGL if EGL works, else numpy.",
+    flag_values=FLAGS,
 )
 _WORKERS = flags.DEFINE_integer(
-    "workers", None, "Render processes; 0: none but this; default: one per core.", 0
+    "workers",
+    None,
+    "Render processes; 0: none but this; default: one per core.",
+    0,
+    flag_values=FLAGS,
 )
 
 GROUPS = {
@@ -472,4 +514,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS, takes_config=False)
+    config_flags.run(main, FLAGS, GROUPS, takes_config=False)

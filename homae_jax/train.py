@@ -35,28 +35,50 @@ from homae_jax.errors import UserError
 NUM_PROCESSES = "num_processes"  # in a checkpoint, beside the place in the data
 FAILED_SAVES = ("go_on", "stop")  # of train.on_failed_save
 
-_CONFIG = config_flags.define_config()
-flags.declare_key_flag("config")
+FLAGS = flags.FlagValues()
+_CONFIG = config_flags.define_config(FLAGS)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; default: runs/<name of the configuration>."
+    "workdir",
+    None,
+    "Folder of the run; default: runs/<name of the configuration>.",
+    flag_values=FLAGS,
 )
 _ALLOW_CPU = flags.DEFINE_bool(
-    "allow_cpu", False, "Train on a CPU even where the configuration wants a GPU."
+    "allow_cpu",
+    False,
+    "Train on a CPU even where the configuration wants a GPU.",
+    flag_values=FLAGS,
 )
 _DETERMINISTIC = flags.DEFINE_bool(
-    "deterministic", False, "Same bits on every run on a GPU too, at some speed."
+    "deterministic",
+    False,
+    "Same bits on every run on a GPU too, at some speed.",
+    flag_values=FLAGS,
 )
 _DEBUG_NANS = flags.DEFINE_bool(
-    "debug_nans", False, "Stop at the first operation that makes a NaN (slow)."
+    "debug_nans",
+    False,
+    "Stop at the first operation that makes a NaN (slow).",
+    flag_values=FLAGS,
 )
 _RESTORE_STEP = flags.DEFINE_integer(
-    "restore_step", None, "Go on from this checkpoint; default: the newest."
+    "restore_step",
+    None,
+    "Go on from this checkpoint; default: the newest.",
+    flag_values=FLAGS,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes (SLURM, or JAX's own variables)."
+    "distributed",
+    False,
+    "One of several processes (SLURM, or JAX's own variables).",
+    flag_values=FLAGS,
 )
 _RESTORE = flags.DEFINE_enum(
-    "restore", "latest", ["latest", "latest_valid"], "Pass over damaged checkpoints?"
+    "restore",
+    "latest",
+    ["latest", "latest_valid"],
+    "Pass over damaged checkpoints?",
+    flag_values=FLAGS,
 )
 
 GROUPS = {
@@ -513,4 +535,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main, GROUPS)
+    config_flags.run(main, FLAGS, GROUPS)

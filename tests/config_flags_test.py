@@ -146,16 +146,16 @@ PROGRAM_CODE = f'''"""{PROGRAM}"""
 from absl import flags
 from homae_jax import config_flags
 
-CONFIG = config_flags.define_config()
-flags.declare_key_flag("config")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-NUM = flags.DEFINE_integer("num", 1, "How many.")
-MODE = flags.DEFINE_enum("mode", "fast", ["fast", "slow"], "How.")
+FLAGS = flags.FlagValues()
+CONFIG = config_flags.define_config(FLAGS)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", FLAGS)
+NUM = flags.DEFINE_integer("num", 1, "How many.", flag_values=FLAGS)
+MODE = flags.DEFINE_enum("mode", "fast", ["fast", "slow"], "How.", FLAGS)
 
 def main(argv):
     print(WORKDIR.value, CONFIG.value.train.steps)
 
-config_flags.run(main)
+config_flags.run(main, FLAGS)
 '''
 
 

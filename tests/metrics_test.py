@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from homae_jax import metrics
+from tests.alignment_reference import official, umeyama
 from tests.proof import assert_close
 
 PROTOCOLS = metrics.PROTOCOLS
@@ -199,26 +199,6 @@ def test_f_scores_match_a_worked_example():
 # --- an independent reference in float64, by the definitions ---
 
 
-def official_alignment(source, target):
-    target_mean, source_mean = target.mean(0), source.mean(0)
-    target, source = target - target_mean, source - source_mean
-    target_size = np.linalg.norm(target) + 1e-8
-    source_size = np.linalg.norm(source) + 1e-8
-    rotmat, scale = scipy.linalg.orthogonal_procrustes(
-        target / target_size, source / source_size
-    )
-    return source / source_size @ rotmat.T * scale * target_size + target_mean
-
-
-def umeyama_alignment(source, target):
-    target_mean, source_mean = target.mean(0), source.mean(0)
-    x, y = source - source_mean, target - target_mean
-    u, s, vt = np.linalg.svd(y.T @ x / len(x))
-    d = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-    scale = np.trace(np.diag(s) @ d) / (x**2).sum(1).mean()
-    return scale * x @ (u @ d @ vt).T + target_mean
-
-
 def reference_points(pred, gt):
     """Mean error and area under the PCK, key-point by key-point (HO-3D's scorer)."""
     errors = np.linalg.norm(pred - gt, axis=-1)
@@ -243,7 +223,7 @@ def reference_f(pred, gt, threshold):
 
 
 def reference_hand(pred_joints, gt_joints, pred_vertices, gt_vertices, protocol):
-    align = official_alignment if protocol == "standard" else umeyama_alignment
+    align = official if protocol == "standard" else umeyama
     if protocol == "hoisdf":
         pred_vertices = pred_vertices - pred_joints[:, :1]
         gt_vertices = gt_vertices - gt_joints[:, :1]

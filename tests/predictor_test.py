@@ -12,7 +12,13 @@ import pytest
 from homae_jax import assembly, bundle, exported, program, weights
 from homae_jax.errors import UserError
 from homae_jax.geometry import camera
-from homae_jax.predictor import MIRROR, ObjectShape, Predictor, _mirrored_pose
+from homae_jax.predictor import (
+    MIRROR,
+    ObjectShape,
+    Predictor,
+    _checked_image,
+    _mirrored_pose,
+)
 from homae_jax.schema import Targets
 from tests import toy
 from tests.evaluate_test import OBJECT_NAMES, toy_config
@@ -177,6 +183,11 @@ def test_predictor_without_auxiliary_heads_names_what_is_missing(
     ("changes", "message"),
     [
         ({"hand_box_px": np.array([10.0, 10.0, 5.0, 20.0])}, "hand_box"),
+        ({"hand_box_px": np.array([10.0, 10.0, 12.0, 12.0])}, "smaller than 4 px"),
+        ({"object_box_px": np.array([300.0, 9.0, 350.0, 20.0])}, "160 x 120 px"),
+        ({"wrist_cam": np.array([0.0, 0.0, -0.5])}, "root=.*in front of the camera"),
+        ({"wrist_cam": np.array([10.0, 20.0, 600.0])}, "z is 600 m; give metres"),
+        ({"intrinsics": np.diag([1e9, 1e9, 1.0])}, "focal length of 1e"),
         ({"intrinsics": np.zeros((3, 3))}, "K: give"),
         ({"object_shape": "teapot"}, "no known object"),
         ({"intrinsics": None, "fov_deg": 200.0}, "fov=200"),
@@ -185,6 +196,19 @@ def test_predictor_without_auxiliary_heads_names_what_is_missing(
 def test_predictor_refuses_what_makes_no_sense(predict, changes, message):
     with pytest.raises(UserError, match=message):
         predict(IMAGE, **(GIVEN | changes))
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((5, 6, 3)), np.zeros((5, 6), np.uint8), "photo.jpg"]
+)
+def test_predictor_says_what_image_it_wants(image):
+    with pytest.raises(UserError, match=r"8-bit RGB \[h, w, 3\]"):
+        _checked_image(image)
+
+
+def test_predictor_answers_a_narrow_strip(predict):
+    strip = np.full((20, 3000, 3), 99, np.uint8)
+    assert np.isfinite(predict(strip).joints_cam).all()
 
 
 def test_inspect_reconstructs_and_slices(predict, result):

@@ -25,9 +25,10 @@ def folders(tmp_path):
         (folder / "metrics.jsonl").write_text(text)
         metrics = {"metrics": {"mje_mm": mje, "add_s_mm": 9.0}}
         banana = {"metrics": {"mje_mm": mje + 1, "add_s_mm": 9.0}, "num_samples": 3}
+        severe = banana | {"visible_from": 0.0, "visible_below": 0.4}
         groups = {
             "per_object": {"011_banana": banana},
-            "by_occlusion": {"hand": {}, "object": {}},
+            "by_occlusion": {"hand": {"severe": severe}, "object": {}},
             "other_protocols": {},
         }
         result = RESULT | metrics | groups | {"excluded": {}}
@@ -76,6 +77,8 @@ def test_comparison_puts_runs_side_by_side(folders):
     assert block.header == ("hand", "a", "b", "n")
     assert block.rows == [["011_banana", "31.00", "21.00", "3"]]
     assert block.marked == [(0, 2)]
+    block = blocks["MJE on ho3d_evaluation by what is visible, mm"]
+    assert block.rows == [["severe (0-40 %)", "31.00", "21.00", "3"]]
     assert blocks["Curves"].picture is not None
     assert run_report.comparison(runs[:1]) == []
 

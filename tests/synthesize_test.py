@@ -4,7 +4,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
 from homae_jax import synthesize as entry
 from homae_jax.errors import UserError
@@ -192,7 +191,7 @@ def test_synthesize_labels_are_those_of_its_hand(tmp_path):
         assert meta["objName"] in HO3D_OBJECTS
 
 
-def test_main_prints_one_line_and_exits_with_2(tmp_path, capsys):
-    flags.FLAGS(["synthesize", f"--out={tmp_path}", "--num_train=0", "--num_eval=0"])
-    assert entry.main(["synthesize"]) == 2
-    assert capsys.readouterr().err.startswith("error: num_train and num_eval")
+def test_main_refuses_to_make_nothing(tmp_path):
+    entry.FLAGS(["synthesize", f"--out={tmp_path}", "--num_train=0", "--num_eval=0"])
+    with pytest.raises(UserError, match="num_train and num_eval are both 0"):
+        entry.main(["synthesize"])

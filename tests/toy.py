@@ -7,7 +7,8 @@ import trimesh
 from homae_jax.geometry import camera, rotations
 from homae_jax.hand.mano import ManoModel, mano_forward
 from homae_jax.models import dinov2
-from homae_jax.schema import Batch, ObjectTemplates
+from homae_jax.schema import Batch, ObjectTemplates, Targets
+from homae_jax.targets import compute_targets
 
 IMAGE_SIZE = 64
 VARIANT = "vit_test"  # a ViT of a few thousand parameters, known to tests only
@@ -204,6 +205,23 @@ def toy_target_options() -> dict:
         "object_sdf": "exact",
         "heatmap_sigma_px": 1.25,
     }
+
+
+def toy_targets(batch: Batch) -> Targets:
+    """Zeros in the shapes of a batch's targets."""
+
+    def compute(key: jax.Array) -> Targets:
+        return compute_targets(
+            key,
+            batch,
+            mano=toy_mano(),
+            templates=toy_templates(),
+            point_jitter=jax.numpy.float32(0.0),
+            **toy_target_options(),
+        )
+
+    shapes = jax.eval_shape(compute, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def toy_parameters(model, *args, **keywords):

@@ -104,4 +104,4 @@ if __name__ == "__main__":
 
     with pytest.MonkeyPatch.context() as patch:
         install(patch, seconds=0.05)
-        config_flags.run(train.main)
+        config_flags.run(train.main, train.FLAGS)

@@ -14,7 +14,6 @@ import pytest
 from configs import common
 from homae_jax.models.homae import Homae
 from homae_jax.schema import Batch
-from homae_jax.targets import compute_targets
 from homae_jax.training.objective import make_loss_fn
 from tests import toy
 
@@ -122,19 +121,11 @@ def compiled(object_sdf: str):
         own_points_probability=1.0,
     )
     batch = toy.toy_batch(2)
-    make_targets = functools.partial(
-        compute_targets,
-        mano=mano,
-        templates=templates(),
-        point_jitter=jnp.float32(0.0),
-        **options,
-    )
-    shapes = jax.eval_shape(make_targets, jax.random.key(0), batch)
     params = toy.toy_parameters(
         model,
         batch,
         mano,
-        targets=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        targets=toy.toy_targets(batch),
         own_points=False,
         mask_image=True,
         reconstruct=True,

@@ -59,4 +59,4 @@ if __name__ == "__main__":
     _next_batch = train._next_batch
     train._next_batch = next_batch_after_a_pause
     train.evaluate = evaluate
-    config_flags.run(train.main)
+    config_flags.run(train.main, train.FLAGS)

@@ -104,7 +104,7 @@ def test_labels_agree_with_the_picture(folder, renderer):
 @pytest.mark.parametrize("cone", [0.0, 30.0])
 def test_views_stay_within_the_cone(folder, cone):
     world = toy_world.make_world(folder, view_cone_deg=cone, roll_deg=0.0)
-    mean = scenes._look_from(np.array(scenes.MEAN_VIEW_FROM))
+    mean = scenes.look_from(np.array(scenes.MEAN_VIEW_FROM))
     angles = []
     for index in range(6):
         relative = world.compose(CLIP, index)[1].hand_rotmat @ mean.T

@@ -9,7 +9,6 @@ import pytest
 
 from configs import common
 from homae_jax.models.homae import Homae
-from homae_jax.targets import compute_targets
 from homae_jax.training.objective import make_loss_fn
 from tests import toy
 
@@ -26,22 +25,11 @@ def toy_model() -> Homae:
 def toy_inputs():
     """Parameters and a batch."""
     batch, mano = toy.toy_batch(2), toy.toy_mano()
-    shapes = jax.eval_shape(
-        functools.partial(
-            compute_targets,
-            mano=mano,
-            templates=toy.toy_templates(),
-            point_jitter=jnp.float32(0.0),
-            **toy.toy_target_options(),
-        ),
-        jax.random.key(0),
-        batch,
-    )
     variables = toy.toy_parameters(
         toy_model(),
         batch,
         mano,
-        targets=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        targets=toy.toy_targets(batch),
         own_points=False,
         mask_image=True,
         reconstruct=True,

@@ -1,0 +1,97 @@
+"""What single sections compute beside time: agreement, overlap, peers."""
+
+import argparse
+import sys
+
+import jax
+import numpy as np
+import pytest
+import trimesh
+
+from homae_jax.benchmarks import _peer, _peer_program, samplers, targets
+from homae_jax.benchmarks._measure import Measurement
+from homae_jax.errors import UserError
+from homae_jax.objects.sdf_bake import bake_sdf
+from tests import toy
+
+
+def lattice(*points):
+    return np.array([points], np.float32) * 2 / 15 - 1
+
+
+def test_overlap_is_the_share_of_common_lattice_points():
+    dense = lattice((0, 0, 0), (1, 2, 3), (15, 15, 15), (4, 4, 4))
+    fine = lattice((1, 2, 3), (4, 4, 4), (0, 0, 0), (4, 4, 5))
+    assert samplers.overlap(dense, fine, grid_size=16) == pytest.approx([0.75])
+
+
+def test_disagreement_is_that_of_the_lattice():
+    """The toy's lattice holds a ball of 50 mm; its second object is that ball."""
+    template = jax.tree.map(lambda table: table[1], toy.toy_templates())
+    off = np.asarray(targets.disagreement(template, jax.random.key(0), 50))
+    assert 1e-4 < off.max() < 0.03  # a lattice of 29 mm is coarse
+    finer = template._replace(sdf_grid=template.sdf_grid + 0.1)
+    more = np.asarray(targets.disagreement(finer, jax.random.key(0), 50))
+    assert more.mean() > 0.05
+
+
+def test_a_peer_that_is_not_named_is_passed_over(capsys):
+    options = argparse.Namespace(peer="", compile=False, repeats=1)
+    assert list(_peer.run("nothing", {"what": "dinov2"}, options, {})) == []
+    assert "no peer" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_absent_is_passed_over(capsys):
+    """This Python has no torch."""
+    options = argparse.Namespace(peer=sys.executable, compile=False, repeats=1)
+    found = list(_peer.run("dinov2", {"what": "dinov2"}, options, {}))
+    assert found == [] and "absent" in capsys.readouterr().err
+
+
+def test_a_peer_is_compared_with_ours(tmp_path):
+    program = tmp_path / "python"
+    answer = [_peer_program.measure(lambda: None, "forward", "1", 1, 3)]
+    answer[0] |= {"median_s": 3.0, "fastest_s": 2.0, "fastest_processor_s": 4.0}
+    text = str(answer).replace("'", '"')
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{text}'\n")
+    program.chmod(0o755)
+    values = answer[0] | {"median_s": 1.0, "fastest_s": 1.0, "fastest_processor_s": 1.0}
+    values.pop("key")
+    ours = {"forward": Measurement(name="ours", **values)}
+    options = argparse.Namespace(peer=str(program), compile=False, repeats=3)
+    (result,) = _peer.run("it", {}, options, ours)
+    assert result.name == "peer: it forward"
+    assert result.figures == {
+        "times_ours_median": 3.0,
+        "times_ours_fastest": 2.0,
+        "times_ours_processor": 4.0,
+    }
+
+
+def test_a_peer_that_fails_is_an_error_in_one_line(tmp_path):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
+    program.chmod(0o755)
+    options = argparse.Namespace(peer=str(program), compile=False, repeats=1)
+    with pytest.raises(UserError, match="no such thing"):
+        list(_peer.run("it", {}, options, {}))
+
+
+def test_a_baked_lattice_agrees_with_the_mesh_near_the_surface():
+    """Half a millimetre, but at edges, at the pitch that the largest objects get."""
+    mesh = trimesh.creation.capsule(height=0.08, radius=0.03, count=(16, 16))
+    vertices, faces = mesh.vertices, mesh.faces.astype(np.int32)
+    size = 32
+    grid, origin, pitch = bake_sdf(vertices, faces, size, 0.02)
+    assert pitch == pytest.approx(0.18 / (size - 1), rel=0.02)  # nearly 6 mm
+    template = toy.toy_templates()._replace(
+        vertices=vertices.astype(np.float32),
+        faces=faces,
+        sdf_grid=np.asarray(grid, np.float32),
+        sdf_origin=np.asarray(origin, np.float32),
+        sdf_pitch=np.float32(pitch),
+    )
+    template = toy.on_device(template)
+    off = np.asarray(targets.disagreement(template, jax.random.key(0), 400))
+    assert np.percentile(off, 95) <= targets.LIMIT
+    assert off.max() <= 2 * targets.LIMIT
