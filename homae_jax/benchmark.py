@@ -21,6 +21,7 @@ import os
 import pkgutil
 import platform
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from homae_jax.errors import UserError
 
 REPEATS = 5
 ALL = "all"
+HELP_WIDTH = 80
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +57,8 @@ def _import(name: str) -> Any:
 def _run(arguments: list[str]) -> int:
     known = sections()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\nSections: {', '.join(known)},\nand {ALL}")
+        print(__doc__)
+        print(textwrap.fill(f"Sections: {', '.join((*known, ALL))}", HELP_WIDTH))
         return 0 if arguments else 2
     if arguments[0] not in (*known, ALL):
         named = ", ".join((*known, ALL))

@@ -112,18 +112,31 @@ SWITCHES = [
     {"fusion": {"sdf_sign": -1}},
     {"heads": {"object_rotation": "axis_angle"}},
     {"heads": {"cross_points": True}},
-    {"points": {"sampler": "coarse_to_fine", "refine_share": 0.5}},
 ]
+
+
+def answers_of(changes, *, own_points):
+    """What a switch makes of the poses, and what they are without it."""
+    changed, _, _ = run(options(**changes), own_points=own_points)
+    plain, _, _ = run_plain(own_points)
+    chex.assert_tree_all_finite(changed)
+    pairs = [(x.object_trans, x.object_rotmat, x.joints) for x in (changed, plain)]
+    return zip(*pairs, strict=True)
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_homae_switches_work_and_change_the_answer(switch):
-    own = "points" in switch
-    changed, _, _ = run(options(**switch), own_points=own)
-    plain, _, _ = run_plain(own)
-    chex.assert_tree_all_finite(changed)
-    answers = [(x.object_trans, x.object_rotmat, x.joints) for x in (changed, plain)]
-    assert any(not np.allclose(a, b, atol=1e-7) for a, b in zip(*answers, strict=True))
+    answers = answers_of(switch, own_points=False)
+    assert any(not np.allclose(a, b, atol=1e-7) for a, b in answers)
+
+
+def test_coarse_to_fine_answers_as_dense_while_enough_is_refined():
+    sampler = {"sampler": "coarse_to_fine", "refine_share": 0.5}
+    for fine, dense in answers_of({"points": sampler}, own_points=True):
+        np.testing.assert_allclose(fine, dense, atol=1e-6)
+    sampler["refine_share"] = 0.01
+    answers = answers_of({"points": sampler}, own_points=True)
+    assert any(not np.allclose(a, b, atol=1e-7) for a, b in answers)
 
 
 def test_homae_gradients_are_finite_and_reach_every_parameter():
