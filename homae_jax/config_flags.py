@@ -9,9 +9,11 @@ Light to import: no JAX, so that --help and mistakes answer at once.
 
 import ast
 import difflib
+import errno
 import functools
 import importlib.util
 import inspect
+import os
 import sys
 import textwrap
 import traceback
@@ -28,7 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMON = ROOT / "configs" / "common.py"  # every key there is
 PREFIX = "--config."
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE = 2, 130, 141
+PLACES = {  # what the system says of a place that the user chose
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
 HELP_WIDTH = 80
 STATUSES = (
     "Exit status: 0, done; 2, a mistake in what was given, in one line on stderr;\n"
@@ -109,12 +116,21 @@ def run(
         try:
             if overrides() and not takes_config:
                 raise UserError(f"{overrides()[0]}: this command has no configuration")
-            return main(argv) or 0
+            status = main(argv) or 0
+            sys.stdout.flush()
+            return status
         except UserError as error:
             return _complain(error)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            return _leave_the_pipe()
+        except OSError as error:
+            if error.errno not in PLACES:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            return _complain(f"{place}{error.strerror.lower()}")
 
     parser = functools.partial(_parse_or_exit, flag_values, groups or {})
     app.run(guarded, flags_parser=parser)
@@ -124,7 +140,10 @@ def _parse_or_exit(
     flag_values: flags.FlagValues, groups: Groups, argv: Sequence[str]
 ) -> list[str]:
     if {"--help", "-h", "--helpshort"} & set(argv[1:]):
-        print(_help(flag_values, groups))
+        try:
+            print(_help(flag_values, groups), flush=True)
+        except BrokenPipeError:
+            sys.exit(_leave_the_pipe())
         sys.exit(0)
     flags.FLAGS.mark_as_parsed()  # absl's own flags, which keep their defaults
     try:
@@ -461,6 +480,12 @@ def _flag_help(flag: flags.Flag) -> list[str]:
         text += f" Default: {flag.default_as_str}".replace("'", "")
     indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
     return [f"  --{flag.name}{form}", *textwrap.wrap(text, HELP_WIDTH, **indent)]
+
+
+def _leave_the_pipe() -> int:
+    """Whoever reads has gone, as `head` does: what is left to say goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_PIPE
 
 
 def _complain(error: object) -> int:

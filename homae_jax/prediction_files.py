@@ -5,9 +5,10 @@ Part of the entry point predict. JSON keeps the names and frames of
 pixels of the picture.
 """
 
+import collections
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,9 @@ RESULT, PAGE, LINES, CLIP = (
     "overlay.mp4",
 )
 MAX_MESH_BYTES = 256 * 2**20
+MESH_SIZES = (5e-3, 2.0)  # metres, that an object in a hand may have
 MAX_NOTE_BYTES = 2**20
+FFMPEG_QUIET = "-8"  # of its log levels: what is wrong we say ourselves
 CODEC = "vp09"  # plays in browsers, and OpenCV's wheels can write it
 FORMAT = "homae_jax prediction"
 BELIEF_SECONDS = 2.0  # over which frames of a video agree on the object
@@ -74,12 +77,18 @@ class Answered(NamedTuple):
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Refuses to write over earlier results, or into a file."""
+    """Makes the folder; refuses to write over earlier results, or into a file."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; --out wants a folder")
     taken = [name for name in (RESULT, PAGE, LINES) if (out / name).exists()]
     if taken and not overwrite:
         raise UserError(f"{out / taken[0]}: exists; add --overwrite to replace it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror})") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: may not be written to; choose another --out")
 
 
 def is_video(path: Path) -> bool:
@@ -113,25 +122,38 @@ def predict_folder(
     skeleton: bool,
     details: bool,
 ) -> None:
-    """Answers every picture of a folder; those that fail are named and left out."""
+    """Answers every picture of a folder; those that fail are named and left out.
+
+    Interrupted, it leaves the page of what it has come to.
+    """
     paths = photos.list_pictures(folder)
+    names = _folder_names(paths)
     entries, failed = [], []
-    for path in progress_bar(paths, total=len(paths), desc="pictures"):
-        try:
-            answered = _answer_file(
-                predict, path, given, skeleton=skeleton, details=details
-            )
-        except UserError as error:
-            failed.append(str(error))
-            continue
-        write_answer(answered, out / path.stem)
-        entries.append(_entry(answered, path.stem))
+    try:
+        for path in progress_bar(paths, total=len(paths), desc="pictures"):
+            try:
+                answered = _answer_file(
+                    predict, path, given, skeleton=skeleton, details=details
+                )
+            except UserError as error:
+                failed.append(str(error))
+                continue
+            write_answer(answered, out / names[path])
+            entries.append(_entry(answered, names[path]))
+    finally:
+        if entries:
+            gallery.write_gallery(out / PAGE, entries, title=folder.resolve().name)
     for error in failed:
         print(f"left out: {error}")
     if not entries:
         raise UserError(f"{folder}: no picture could be answered (see above)")
-    gallery.write_gallery(out / PAGE, entries, title=folder.resolve().name)
     print(f"{len(entries)} of {len(paths)} pictures -> {out / PAGE}")
+
+
+def _folder_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A folder for each picture: photo.jpg's is photo, beside photo.png photo.jpg."""
+    stems = collections.Counter(path.stem for path in paths)
+    return {path: path.stem if stems[path.stem] == 1 else path.name for path in paths}
 
 
 def _answer_file(
@@ -179,7 +201,7 @@ def _draw(
 ) -> dict[str, np.ndarray]:
     picture, intrinsics = prediction_views.fit_picture(image, result.picture_intrinsics)
     views = {
-        "input": np.asarray(result.network_input.image[0]),
+        "input": result.crop,
         "overlay": prediction_views.draw_overlay(
             picture, scene, intrinsics, skeleton=skeleton
         ),
@@ -294,6 +316,8 @@ def _object(name: str) -> str | ObjectShape:
     """A known name as it is; a file as the mesh in it, metres."""
     path = Path(name).expanduser()
     if path.suffix.lower() not in MESHES:
+        if path.is_file():
+            raise UserError(f"{path}: not a mesh; known: {', '.join(MESHES)}")
         return name
     try:
         if path.stat().st_size > MAX_MESH_BYTES:
@@ -310,8 +334,8 @@ def _object(name: str) -> str | ObjectShape:
     if not len(faces) or not np.isfinite(vertices).all():
         raise UserError(f"{path}: holds no faces")
     extent = float(np.ptp(vertices, axis=0).max())
-    if extent > 2.0:
-        raise UserError(f"{path}: {extent:.0f} m wide; scale it to metres")
+    if not MESH_SIZES[0] < extent < MESH_SIZES[1]:
+        raise UserError(f"{path}: {extent:.3g} m wide; scale it to metres")
     return ObjectShape(path.stem, vertices, faces)
 
 
@@ -444,7 +468,7 @@ def _entry(answered: Answered, folder: str) -> gallery.Entry:
         name=answered.name,
         note=_note(answered),
         link=f"{folder}/",
-        picture=answered.views["overlay"],
+        picture=gallery.embedded_jpeg(answered.views["overlay"]),
         meshes=tuple(scene_of(answered.result).meshes),
         values={
             "error": answered.error_mm,
@@ -470,35 +494,44 @@ def predict_video(
     skeleton: bool,
     details: bool,
 ) -> None:
-    """Answers every frame; writes a video of overlays and a line of JSON for each."""
+    """Answers every frame; writes a video of overlays and a line of JSON for each.
+
+    Interrupted, it leaves both of the frames that it has come to.
+    """
     del details  # a video has no pictures of its own
     keywords = to_keywords(given)
-    out.mkdir(parents=True, exist_ok=True)
-    clip, calm, writer = _open_video(path), None, None
+    clip, writer = _open_video(path), None
     rate = clip.get(cv2.CAP_PROP_FPS) or 25.0
     total = max(int(clip.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
     calm = Calmer(1 / rate, predict.find_object) if smooth else None
+    out.mkdir(parents=True, exist_ok=True)
     lines_part, clip_part = (out / f".part.{name}" for name in (LINES, CLIP))
     count = 0
-    with lines_part.open("w", encoding="utf-8") as lines:
-        for image in progress_bar(_frames(clip), total=total, desc="frames"):
-            result = predict(image, **keywords)
-            result = calm(result) if calm else result
-            drawn = _draw_frame(image, result, skeleton)
-            writer = writer or _open_writer(clip_part, rate, drawn)
-            writer.write(drawn[..., ::-1])
-            line = {"frame": count, "seconds": count / rate}
-            lines.write(json.dumps(line | to_json(result, LINE_FIELDS)) + "\n")
-            count += 1
+    try:
+        with lines_part.open("w", encoding="utf-8") as lines:
+            for image in progress_bar(_frames(clip), total=total, desc="frames"):
+                result = predict(image, **keywords)
+                result = calm(result) if calm else result
+                drawn = _draw_frame(image, result, skeleton)
+                writer = writer or _open_writer(clip_part, rate, drawn)
+                writer.write(drawn[..., ::-1])
+                line = {"frame": count, "seconds": count / rate}
+                lines.write(json.dumps(line | to_json(result, LINE_FIELDS)) + "\n")
+                count += 1
+    finally:
+        if count:
+            writer.release()
+            os.replace(lines_part, out / LINES)
+            os.replace(clip_part, out / CLIP)
+        else:
+            lines_part.unlink(missing_ok=True)
     if not count:
         raise UserError(f"{path}: holds no frame that can be read")
-    writer.release()
-    os.replace(lines_part, out / LINES)
-    os.replace(clip_part, out / CLIP)
     print(f"{count} frames of {path.name} -> {out / CLIP}, {out / LINES}")
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", FFMPEG_QUIET)
     clip = cv2.VideoCapture(str(path))
     if not clip.isOpened():
         raise UserError(f"{path}: not a video that OpenCV can read")

@@ -243,20 +243,31 @@ class Predictor:
         return ObjectShape(self.object_names[row], vertices, faces[is_real])
 
     def inspect(self, result: Prediction, *, seed: int = 0) -> Inspection:
-        """The reconstruction of a masked crop and slices of the signed distance."""
+        """The reconstruction of a masked crop and slices of the signed distance.
+
+        Like `result.crop`, as the picture came: of a left hand they are turned back.
+        """
         batch = result.network_input
         masked = reconstruction = None
         if self.model.mask["enabled"]:
             key = jax.random.key(seed)
             seen = self._reconstruct(self._params, batch, self._hand, key)
-            masked, reconstruction = map(_picture, (seen.masked_image, seen.image))
+            masked, reconstruction = (
+                _as_it_came(_picture(image), result.is_left)
+                for image in (seen.masked_image, seen.image)
+            )
         scale = self.model.points["scale"]
         asked = [
             jnp.asarray(scale * (_square(SLICE_HALF_SIZE[part]) + at[None]))[None]
             for part, at in _middles(result, batch).items()
         ]
         values = self._distances(self._params, batch, self._hand, *asked)
-        slices = [np.asarray(v[0]).reshape(SLICE_SIDE, SLICE_SIDE) for v in values]
+        slices = [
+            _as_it_came(
+                np.asarray(v[0]).reshape(SLICE_SIDE, SLICE_SIDE), result.is_left
+            )
+            for v in values
+        ]
         sdf = {p: v / scale for p, v in zip(("hand", "object"), slices, strict=True)}
         return Inspection(masked, reconstruction, sdf)
 
@@ -543,6 +554,11 @@ def _square(half_size: float) -> Float[np.ndarray, "n 3"]:
     return np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
 
 
+def _as_it_came(picture: np.ndarray, is_left: bool) -> np.ndarray:
+    """Mirrored back, where the network has seen the mirror image."""
+    return np.ascontiguousarray(picture[:, ::-1]) if is_left else picture
+
+
 def _picture(image: jax.Array) -> UInt8[np.ndarray, "s s 3"]:
     """The network's normalised image back as 8-bit RGB."""
     values = np.asarray(image[0]) * np.array(IMAGE_STD) + np.array(IMAGE_MEAN)
@@ -585,15 +601,19 @@ def _checked_box(
     if box_px is None:
         return None
     box = np.asarray(box_px, np.float64)
+    what = f"{name}={_listed(box)}"
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
-        raise UserError(f"{name}={box_px}: give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+        raise UserError(f"{what}: give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
     if (box[2:] - box[:2]).max() < MIN_BOX_PX:
-        raise UserError(f"{name}={box_px}: smaller than {MIN_BOX_PX} px")
+        raise UserError(f"{what}: smaller than {MIN_BOX_PX} px")
     if (box[2:] < 0).any() or (box[:2] > [width - 1, height - 1]).any():
-        raise UserError(
-            f"{name}={box_px}: lies outside the picture of {width} x {height} px"
-        )
+        raise UserError(f"{what}: lies outside the picture of {width} x {height} px")
     return box
+
+
+def _listed(numbers: np.ndarray) -> str:
+    """Numbers as they are given on the command line."""
+    return ",".join(f"{number:g}" for number in numbers.ravel())
 
 
 def _checked_place(name: str, place: Any) -> Float[np.ndarray, " 3"] | None:
@@ -602,11 +622,11 @@ def _checked_place(name: str, place: Any) -> Float[np.ndarray, " 3"] | None:
         return None
     point = np.asarray(place, np.float64)
     if point.shape != (3,) or not np.isfinite(point).all():
-        raise UserError(f"{name}={place}: give x,y,z in metres")
+        raise UserError(f"{name}={_listed(point)}: give x,y,z in metres")
     if not 0.0 < point[2] < FARTHEST:
         raise UserError(
-            f"{name}={place}: z is {point[2]:g} m; give metres in front of the camera, "
-            f"up to {FARTHEST:g}"
+            f"{name}={_listed(point)}: z is {point[2]:g} m; give metres in front of "
+            f"the camera, up to {FARTHEST:g}"
         )
     return point
 

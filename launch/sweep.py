@@ -96,6 +96,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     look.add_argument("--collect", action="store_true", help="only the table")
     options, rest = parser.parse_known_args(argv)
     options.out = options.out or f"runs/{Path(options.config).stem}"
+    if Path.cwd() != ROOT:  # where the trainings run
+        options.out = str(Path(options.out).resolve())
     return options, rest
 
 

@@ -46,6 +46,23 @@ def test_a_mistyped_flag_is_one_line_and_status_2(command):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_a_reader_that_leaves_early_is_no_mistake():
+    """What `... --help | head -1` does."""
+    command = f"{sys.executable} -m homae_jax.predict --help | head -n 1"
+    script = ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode in (0, 141) and done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    picture = ROOT / "notebooks" / "photo.jpg"
+    (tmp_path / "file").touch()
+    done = run("predict", f"--input={picture}", f"--out={tmp_path}/file/out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["predict", "report", "synthesize", "score_ho3d"])
 def test_a_key_of_no_configuration_is_refused(command):
     done = run(command, "--config.train.steps=1")

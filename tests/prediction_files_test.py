@@ -1,6 +1,7 @@
 """What predict reads and writes, with a predictor that needs no network."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from homae_jax.errors import UserError
 from homae_jax.predictor import Inspection, ObjectShape, Prediction, Predictor
 from homae_jax.viz import prediction_views
 
+ROOT = Path(__file__).resolve().parents[1]
 BALL = trimesh.creation.icosphere(subdivisions=3, radius=0.06)
 HAND = np.resize(BALL.vertices, (778, 3))
 FACES = np.array([f for f in BALL.faces if max(f) < 642])
@@ -121,6 +123,40 @@ def test_predict_folder_writes_every_file_and_the_page(pictures, tmp_path, capsy
     assert "left out" in printed and "broken.jpg" in printed and "2 of 3" in printed
 
 
+def test_every_key_of_the_file_is_in_the_docs(pictures, tmp_path):
+    prediction_files.predict_picture(
+        ToyPredictor(), pictures / "b.png", tmp_path / "out", {}, **SWITCHES
+    )
+    result = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    text = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
+    for key in (*result, *result["measured"]):
+        assert f"`{key}`" in text
+
+
+def test_pictures_of_one_stem_get_folders_of_their_own(pictures, tmp_path):
+    (pictures / "a.jpg").write_bytes((pictures / "a.png").read_bytes())
+    prediction_files.predict_folder(
+        ToyPredictor(), pictures, tmp_path / "out", {}, **SWITCHES
+    )
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["a.jpg", "a.png", "b", "index.html"]
+
+
+def test_an_interrupted_folder_leaves_the_page_of_what_is_done(pictures, tmp_path):
+    class Interrupted(ToyPredictor):
+        def __call__(self, image, **keywords):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().__call__(image, **keywords)
+
+    with pytest.raises(KeyboardInterrupt):
+        prediction_files.predict_folder(
+            Interrupted(), pictures, tmp_path / "out", {}, **SWITCHES
+        )
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "a.png" in page and "b.png" not in page
+
+
 def test_predict_picture_says_when_depth_is_not_metric(pictures, tmp_path, capsys):
     prediction_files.predict_picture(
         ToyPredictor(), pictures / "b.png", tmp_path / "out", {}, **SWITCHES
@@ -133,13 +169,15 @@ def test_predict_picture_says_when_depth_is_not_metric(pictures, tmp_path, capsy
 def test_check_free_keeps_earlier_results(pictures, tmp_path):
     out = tmp_path / "out"
     prediction_files.check_free(out, overwrite=False)
-    out.mkdir()
+    assert out.is_dir()
     (out / "prediction.json").touch()
     with pytest.raises(UserError, match="--overwrite"):
         prediction_files.check_free(out, overwrite=False)
     prediction_files.check_free(out, overwrite=True)
     with pytest.raises(UserError, match="is a file"):
         prediction_files.check_free(out / "prediction.json", overwrite=True)
+    with pytest.raises(UserError, match="cannot be made"):
+        prediction_files.check_free(out / "prediction.json" / "x", overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +224,10 @@ def test_to_keywords_reads_a_mesh_of_ones_own(tmp_path):
     path.write_text("no mesh")
     with pytest.raises(UserError, match=r"cup\.obj"):
         prediction_files.to_keywords({"object": str(path)})
+    picture = tmp_path / "cup.jpg"
+    picture.touch()
+    with pytest.raises(UserError, match=r"cup\.jpg: not a mesh; known: \.obj"):
+        prediction_files.to_keywords({"object": str(picture)})
 
 
 def test_predict_video_writes_a_clip_and_a_line_for_each_frame(tmp_path):
@@ -208,6 +250,28 @@ def test_predict_video_writes_a_clip_and_a_line_for_each_frame(tmp_path):
         "overlay.mp4",
         "predictions.jsonl",
     ]
+
+
+def test_an_interrupted_video_leaves_the_frames_that_are_done(tmp_path):
+    path, out = tmp_path / "clip.mp4", tmp_path / "out"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (80, 60))
+    for _ in range(3):
+        writer.write(np.zeros((60, 80, 3), np.uint8))
+    writer.release()
+
+    class Interrupted(ToyPredictor):
+        def __call__(self, image, **keywords):
+            if len(self.calls) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(image, **keywords)
+
+    with pytest.raises(KeyboardInterrupt):
+        prediction_files.predict_video(
+            Interrupted(), path, out, {}, smooth=False, **SWITCHES
+        )
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
+    clip = cv2.VideoCapture(str(out / "overlay.mp4"))
+    assert sum(clip.read()[0] for _ in range(5)) == 2
 
 
 def test_calmer_calms_a_noisy_clip_and_keeps_to_one_object():

@@ -141,6 +141,14 @@ def test_predictor_mirrors_a_left_hand(predict, result):
     moved = np.c_[moved, np.ones(21)] @ left.crop_affine.T
     np.testing.assert_allclose(in_crop, moved[:, :2], atol=1e-2)
     np.testing.assert_array_equal(left.crop, result.crop[:, ::-1])
+    inside, mirrored_inside = predict.inspect(result), predict.inspect(left)
+    for name in ("hand", "object"):
+        turned, straight = (
+            np.abs(mirrored_inside.sdf[name] - values).mean()
+            for values in (inside.sdf[name][:, ::-1], inside.sdf[name])
+        )
+        assert turned < 0.3 * straight
+    np.testing.assert_array_equal(mirrored_inside.masked, inside.masked[:, ::-1])
 
 
 def test_mirrored_pose_shows_the_mirrored_object():
@@ -184,7 +192,10 @@ def test_predictor_without_auxiliary_heads_names_what_is_missing(
     [
         ({"hand_box_px": np.array([10.0, 10.0, 5.0, 20.0])}, "hand_box"),
         ({"hand_box_px": np.array([10.0, 10.0, 12.0, 12.0])}, "smaller than 4 px"),
-        ({"object_box_px": np.array([300.0, 9.0, 350.0, 20.0])}, "160 x 120 px"),
+        (
+            {"object_box_px": np.array([300.0, 9.0, 350.0, 20.0])},
+            "object_box=300,9,350,20: lies outside the picture of 160 x 120 px",
+        ),
         ({"wrist_cam": np.array([0.0, 0.0, -0.5])}, "root=.*in front of the camera"),
         ({"wrist_cam": np.array([10.0, 20.0, 600.0])}, "z is 600 m; give metres"),
         ({"intrinsics": np.diag([1e9, 1e9, 1.0])}, "focal length of 1e"),

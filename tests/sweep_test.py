@@ -44,6 +44,16 @@ def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["patches_8"]
 
 
+def test_from_another_folder_runs_lie_there(tmp_path, monkeypatch, capsys):
+    """The trainings run in the project's folder; results are looked for where we are."""
+    monkeypatch.chdir(tmp_path)
+    finish(tmp_path / "mine" / "patches_8")
+    assert sweep.main([f"--config={CONFIG}", "--out=mine", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"--workdir={tmp_path}/mine/patches_4" in lines[0]
+    assert lines[1].startswith("done    patches_8")
+
+
 def test_slurm_array_holds_what_is_left(tmp_path, capsys):
     finish(tmp_path / "patches_4")
     arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--dry_run", "--slurm"]

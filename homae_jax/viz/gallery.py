@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     name: str
     note: str
     link: str  # to its files, relative to the page
-    picture: UInt8[np.ndarray, "_h _w 3"]
+    picture: str  # data URL, so that a thousand entries fit in memory
     meshes: tuple[Mesh, ...]
     values: Mapping[str, float | None]  # what can be sorted by: mm for "error", else %
 
@@ -65,7 +65,9 @@ def asset(name: str) -> str:
     return (resources.files("homae_jax.viz") / "assets" / name).read_text("utf-8")
 
 
-def embedded_jpeg(image: UInt8[np.ndarray, "_h _w 3"], side: int) -> str:
+def embedded_jpeg(
+    image: UInt8[np.ndarray, "_h _w 3"], side: int = PICTURE_SIDE_PX
+) -> str:
     """A picture as a data URL, no larger than `side`."""
     factor = min(1.0, side / max(image.shape[:2]))
     size = round(image.shape[1] * factor), round(image.shape[0] * factor)
@@ -90,7 +92,7 @@ def _entry(entry: Entry, faces: dict[str, int], packed: list[str]) -> dict[str, 
         "name": entry.name,
         "note": entry.note,
         "link": entry.link,
-        "picture": embedded_jpeg(entry.picture, PICTURE_SIDE_PX),
+        "picture": entry.picture,
         "meshes": [_mesh(mesh, faces, packed) for mesh in entry.meshes],
         "values": {
             key: None if value is None else round(value, 2)

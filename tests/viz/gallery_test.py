@@ -30,7 +30,9 @@ def entries():
         box = Mesh(
             BALL.vertices * [1, 2, 1] + 0.1, np.asarray(BALL.faces), (74, 163, 186)
         )
-        picture = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        picture = gallery.embedded_jpeg(
+            rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        )
         values = {"error": error, "hand occlusion": 10.0 * index}
         yield gallery.Entry(name, "note", "b/", picture, (ball, box), values)
 

@@ -20,7 +20,7 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-const shown = (key, value) => (value === null || value === undefined ? "–" : value.toFixed(key === "error" ? 1 : 0) + (key === "error" ? "\u00a0mm" : "\u00a0%"));
+const shown = (key, value) => (key === "error" ? `${value.toFixed(1)}\u00a0mm` : `${value.toFixed(0)}\u00a0%`);
 
 function choose(entry) {
   chosen = entry;
@@ -45,7 +45,8 @@ function sorted() {
 
 function draw() {
   grid.replaceChildren(...sorted().map((entry) => {
-    const values = DATA.keys.map((key) => `${key} ${shown(key, entry.values[key])}`);
+    const known = DATA.keys.filter((key) => entry.values[key] !== null);
+    const values = known.map((key) => `${key} ${shown(key, entry.values[key])}`);
     const card = element("button", { className: "card", type: "button", onclick: () => choose(entry) },
       element("img", { src: entry.picture, alt: entry.name, loading: "lazy" }),
       element("strong", { textContent: entry.name }),
