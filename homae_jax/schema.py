@@ -72,7 +72,8 @@ class ObjectTemplates(NamedTuple):
 
     Faces are padded to a common count by repeating vertex 0 (zero area). ``sdf_grid``
     samples the signed distance (negative inside) on a cubic lattice with
-    ``sdf_origin`` at index (0, 0, 0) and pitch ``sdf_pitch``.
+    ``sdf_origin`` at index (0, 0, 0) and pitch ``sdf_pitch``; ``sdf_nearest`` names
+    the nearest face at each of its points, ``nearby_faces`` those round each face.
     """
 
     vertices: Float[Array, "o 1000 3"]
@@ -81,6 +82,8 @@ class ObjectTemplates(NamedTuple):
     sdf_grid: Float[Array, "o g g g"]
     sdf_origin: Float[Array, "o 3"]
     sdf_pitch: Float[Array, "o"]
+    sdf_nearest: Int[Array, "o g g g"] | None = None  # None: no lattice is looked up
+    nearby_faces: Int[Array, "o f n"] | None = None
 
 
 class Targets(NamedTuple):

@@ -187,7 +187,10 @@ def _object_distance(points: Array, obj: ObjectTemplates, method: str) -> Array:
     if method == "exact":
         return mesh_sdf.signed_distance_batch(points, obj.vertices, obj.faces)
     if method == "grid":
-        return jax.vmap(mesh_sdf.grid_signed_distance)(
-            points, obj.sdf_grid, obj.sdf_origin, obj.sdf_pitch
+        lattice = mesh_sdf.SdfGrid(
+            obj.sdf_grid, obj.sdf_origin, obj.sdf_pitch, obj.sdf_nearest
+        )
+        return jax.vmap(mesh_sdf.lattice_signed_distance)(
+            points, obj.vertices, obj.faces, obj.nearby_faces, lattice
         )
     raise ValueError(f'targets.object_sdf="{method}": use "exact" or "grid"')

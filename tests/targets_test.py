@@ -67,10 +67,9 @@ def test_lattice_and_exact_distances_agree(batch):
     np.testing.assert_array_equal(
         grid.object_sdf_points_norm, exact.object_sdf_points_norm
     )
-    away = from_ball(grid.object_sdf_points_norm, batch)
-    is_within = (away > 0.03) & (away < 0.08)  # neither its middle nor the edge
     error = np.asarray(grid.object_sdf_norm - exact.object_sdf_norm)[BALL] / SCALE
-    assert np.abs(error[is_within]).max() < 7e-3  # cells of 29 mm, bent by 1 / 30 mm
+    assert np.abs(error).max() < 3e-3  # in spite of cells of 29 mm
+    assert np.abs(error).mean() < 5e-4
 
 
 def test_hand_distances_are_those_of_the_posed_mesh(batch):

@@ -1,5 +1,7 @@
 """A toy hand, two toy objects, a batch of toy crops and the smallest of models."""
 
+import functools
+
 import jax
 import numpy as np
 import trimesh
@@ -7,6 +9,7 @@ import trimesh
 from homae_jax.geometry import camera, rotations
 from homae_jax.hand.mano import ManoModel, mano_forward
 from homae_jax.models import dinov2
+from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
 from homae_jax.schema import Batch, ObjectTemplates, Targets
 from homae_jax.targets import compute_targets
 
@@ -53,37 +56,36 @@ def toy_mano() -> ManoModel:
     )
 
 
+@functools.cache
 def toy_templates() -> ObjectTemplates:
     """A box and a ball with 1,000 vertices each and a coarse distance lattice."""
-    vertices, faces, corners = [], [], []
+    rows = []
     for mesh in (
         trimesh.creation.box((0.06, 0.08, 0.12)).subdivide_to_size(0.009),
         trimesh.creation.icosphere(subdivisions=3, radius=0.05),
     ):
         points = np.asarray(mesh.vertices, np.float32)
         box = np.array([[*p] for p in np.ndindex(2, 2, 2)])
-        corners.append(np.where(box, points.max(0), points.min(0)))
-        vertices.append(points)
-        faces.append(np.asarray(mesh.faces, np.int32))
-    num_faces = max(len(f) for f in faces)
-    grid = 8
-    axis = np.linspace(-0.1, 0.1, grid)
-    lattice = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    distance = np.linalg.norm(lattice, axis=-1) - 0.05
-    return on_device(
-        ObjectTemplates(
-            vertices=np.stack([np.resize(v, (1000, 3)) for v in vertices]),
-            faces=np.stack([_pad(f[(f < 1000).all(1)], num_faces) for f in faces]),
-            corners=np.stack(corners).astype(np.float32),
-            sdf_grid=np.stack([distance] * 2).astype(np.float32),
-            sdf_origin=np.full((2, 3), -0.1, np.float32),
-            sdf_pitch=np.full(2, axis[1] - axis[0], np.float32),
+        faces = np.asarray(mesh.faces, np.int32)
+        faces = faces[(faces < 1000).all(1)]
+        lattice = bake_sdf(points, faces, 8, 0.05)
+        rows.append(
+            ObjectTemplates(
+                vertices=np.resize(points, (1000, 3)),
+                faces=_pad(faces, 2000),
+                corners=np.where(box, points.max(0), points.min(0)),
+                sdf_grid=lattice.values,
+                sdf_origin=lattice.origin,
+                sdf_pitch=np.float32(lattice.pitch),
+                sdf_nearest=lattice.nearest,
+                nearby_faces=_pad(nearby_faces(points, faces, 12), 2000),
+            )
         )
-    )
+    return on_device(jax.tree.map(lambda *row: np.stack(row), *rows))
 
 
 def _pad(faces: np.ndarray, num: int) -> np.ndarray:
-    return np.concatenate([faces, np.zeros((num - len(faces), 3), np.int32)])
+    return np.pad(faces, ((0, num - len(faces)), (0, 0)))
 
 
 def toy_batch(num: int = 2, seed: int = 0) -> Batch:

@@ -5,6 +5,7 @@ Python that has torch and transformers (`--compile` puts it through torch.compil
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
     for variant in options.variant:
         vit = make_encoder(variant, IMAGE_SIZE, dtype=jnp.dtype(options.dtype))
         image = jnp.ones((options.batch, IMAGE_SIZE, IMAGE_SIZE, 3))
-        params = jax.jit(vit.init)(jax.random.key(0), image[:1])["params"]
+        params = initial(vit, image[:1])
         ours = {}
         for name, function in (("forward", forward(vit)), ("gradient", gradient(vit))):
             ours[name] = measure(
@@ -49,16 +50,26 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
 
 def forward(vit: Vit) -> Callable[..., jax.Array]:
     """Parameters and images -> patch tokens, compiled."""
-    return jax.jit(lambda params, x: vit.apply({"params": params}, x).patch_tokens)
+    return jax.jit(functools.partial(_encode, vit))
 
 
 def gradient(vit: Vit) -> Callable[..., dict]:
     """Parameters and images -> the gradient of a sum of squares, compiled."""
 
     def total(params: dict, image: jax.Array) -> jax.Array:
-        return jnp.sum(vit.apply({"params": params}, image).patch_tokens ** 2)
+        return jnp.sum(_encode(vit, params, image) ** 2)
 
     return jax.jit(jax.grad(total))
+
+
+def _encode(vit: Vit, params: dict, image: jax.Array) -> jax.Array:
+    return vit.apply({"params": params}, image, train=False).patch_tokens
+
+
+def initial(vit: Vit, image: jax.Array) -> dict:
+    """Random parameters."""
+    init = jax.jit(functools.partial(vit.init, train=False))
+    return init(jax.random.key(0), image)["params"]
 
 
 def _run_peer(

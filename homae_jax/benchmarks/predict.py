@@ -1,7 +1,7 @@
 """From a batch of crops to hands and objects, in one compiled call, and its stages.
 
-Each stage stands alone but for what it needs from the stages before: the sampling of
-hand or object points is timed together with encoder and decoder, which its name says.
+Each stage is a program of its own that is given what the stages before it made; the
+whole is one program. Reading is timed twice: decoding alone, and with cropping.
 """
 
 import argparse
@@ -37,15 +37,15 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
     setup = _setup.build(options)
     sizes = (options.batch,) if options.batch else BATCHES
     if not options.whole:
-        yield _reading(setup, options.repeats)
+        yield from _reading(setup, options.repeats)
     for num in sizes:
         batch = jax.tree.map(lambda rows, num=num: rows[:num], setup.batch)
-        stages = {} if options.whole else _stages(setup)
-        for name, function in (stages | {"whole": _whole(setup)}).items():
+        stages = {} if options.whole else make_stages(setup, batch)
+        stages["whole"] = whole(setup), (setup.params, batch)
+        for name, (function, arguments) in stages.items():
             result = measure(
                 function,
-                setup.params,
-                batch,
+                *arguments,
                 name=name,
                 shapes=_shapes(setup.config, num),
                 count=num,
@@ -56,61 +56,94 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             yield result
 
 
-def _stages(setup: _setup.Setup) -> dict[str, Callable[..., Any]]:
-    model, mano = setup.parts.model, setup.parts.mano
+def make_stages(setup: _setup.Setup, batch: Batch) -> dict[str, tuple]:
+    """Compiled functions by name, each with its arguments: what came before."""
+    model, mano, params = setup.parts.model, setup.parts.mano, setup.params
 
-    def encoder(network: homae.Homae, batch: Batch) -> jax.Array:
-        return network.vit(homae.normalise_image(batch.image)).patch_tokens
-
-    def decoder(network: homae.Homae, batch: Batch) -> Any:
-        features = network._encode(homae.normalise_image(batch.image), False)
-        return network.pyramid(features, with_image=False)
-
-    def sampling(target: str) -> Callable[..., Any]:
-        def sample(network: homae.Homae, batch: Batch) -> Any:
-            levels = decoder(network, batch).levels
-            field = homae._Field(network, levels, batch, False)
-            return field.sampler(target, **network.points)()
-
-        return sample
-
-    def hand(params: Any, batch: Batch) -> Any:
-        del params
-        rotmat = rotations.aa_to_rotmat(batch.hand_pose)
-        return mano_forward(mano, rotmat, batch.hand_betas, fingertips="ho3d")
-
-    methods = {"encoder": encoder, "encoder and decoder": decoder}
-    for target in TARGETS:
-        methods[f"encoder, decoder, sampling of {target}"] = sampling(target)
-    applied = {
-        name: jax.jit(
-            lambda params, batch, method=method: model.apply(
-                {"params": params}, batch, method=method
+    def program(method: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(
+            lambda params, *inputs: model.apply(
+                {"params": params}, *inputs, method=method
             )
         )
-        for name, method in methods.items()
+
+    stages = {}
+
+    def add(name: str, method: Callable[..., Any], *inputs: Any) -> Any:
+        stages[name] = program(method), (params, *inputs)
+        return stages[name][0](params, *inputs)
+
+    features = add("encoder", _encode, batch.image)
+    levels = add("decoder", _decode, features).levels
+    points = {
+        target: add(f"sampling of {target}", _sampling(target), levels, batch)
+        for target in TARGETS
     }
-    return applied | {"MANO": jax.jit(hand)}
+    for target, other in (TARGETS, TARGETS[::-1]):
+        given = levels, batch, points[target], points[other]
+        add(f"head of {target}", _head(target), *given)
+    hand = jax.jit(
+        lambda pose, betas: mano_forward(
+            mano, rotations.aa_to_rotmat(pose), betas, fingertips="ho3d"
+        )
+    )
+    return stages | {"MANO": (hand, (batch.hand_pose, batch.hand_betas))}
 
 
-def _whole(setup: _setup.Setup) -> Callable[..., Any]:
+def _encode(network: homae.Homae, image: jax.Array) -> jax.Array:
+    return network._encode(homae.normalise_image(image), False)
+
+
+def _decode(network: homae.Homae, features: jax.Array) -> Any:
+    return network.pyramid(features, with_image=False)
+
+
+def _sampling(target: str) -> Callable[..., Any]:
+    def sample(network: homae.Homae, levels: Any, batch: Batch) -> Any:
+        field = homae._Field(network, levels, batch, False)
+        return field.sampler(target, **network.points)()
+
+    return sample
+
+
+def _head(target: str) -> Callable[..., Any]:
+    """Features and distances at the points, their fusion, and the transformer."""
+
+    def read(network: homae.Homae, levels: Any, batch: Batch, own: Any, other: Any):
+        field = homae._Field(network, levels, batch, False)
+        tokens, _ = network._tokens(field, target, own, other)
+        num_own = network.points[f"num_{target}"]
+        return getattr(network, f"head_{target}")(tokens, num_own=num_own, train=False)
+
+    return read
+
+
+def whole(setup: _setup.Setup) -> Callable[..., Any]:
+    """Parameters and a batch -> everything that is predicted, compiled."""
     model, mano = setup.parts.model, setup.parts.mano
     return jax.jit(lambda params, batch: model.apply({"params": params}, batch, mano))
 
 
-def _reading(setup: _setup.Setup, repeats: int) -> Measurement:
-    """Files to a batch: decoding and cropping, without augmentation."""
+def _reading(setup: _setup.Setup, repeats: int) -> Iterator[Measurement]:
+    """Files to pictures, then to a batch of crops, without augmentation."""
     config, source = setup.config, setup.source
     num = config.evaluate.batch_size
     rows = np.arange(num) % len(source)
     names = setup.parts.object_names
-    return measure(
-        lambda: next(assembly.build_eval_batches(config, source, rows, names)),
-        name="decode and crop",
-        shapes=_shapes(config, num),
-        count=num,
-        repeats=repeats,
-    )
+    for name, function in (
+        ("decode", lambda: [source[row] for row in rows.tolist()]),
+        (
+            "decode and crop",
+            lambda: next(assembly.build_eval_batches(config, source, rows, names)),
+        ),
+    ):
+        yield measure(
+            function,
+            name=name,
+            shapes=_shapes(config, num),
+            count=num,
+            repeats=repeats,
+        )
 
 
 def _shapes(config: Any, num: int) -> str:

@@ -20,6 +20,8 @@ from homae_jax.geometry.numerics import TINY, safe_sqrt
 # Squared length of a normal (m^4) below which a face is taken for its sides: the plane
 # of a face of no area, such as padding, would be at distance 0 of everything.
 NO_AREA = 1e-24
+TIED = 1e-4  # squared distances that differ by this share are taken for the same
+SPARE = 1e-6  # metres, against rounding
 GPU_ROWS = 16  # rows of a batch at once on accelerators
 Vector = tuple[Array, Array, Array]
 
@@ -203,12 +205,70 @@ def sample_surface(
     return (1 - root) * a[face] + root * (1 - r[1]) * b[face] + root * r[1] * c[face]
 
 
+def lattice_signed_distance(
+    points: Float[Array, "p 3"],
+    vertices: Float[Array, "v 3"],
+    faces: Int[Array, "f 3"],
+    nearby: Int[Array, "f n"],
+    lattice: "SdfGrid",
+) -> Float[Array, " p"]:
+    """Signed distance to the few faces that a lattice says are near each point.
+
+    These are the nearest faces of the cell's eight corners, then those near the best of
+    them: exact where the nearest face is one of them, and never too short. The sign is
+    that of a corner if no surface fits between it and the point, else the face's side.
+
+    Args:
+      nearby: faces that are near each face.
+      lattice: of this mesh; beyond it, its outermost cells answer.
+    """
+    size = lattice.values.shape[0]
+    cell = jnp.floor((points - lattice.origin[None]) / lattice.pitch)
+    low = jnp.clip(cell.astype(jnp.int32), 0, size - 2)
+    index = low[:, None] + jnp.array(list(np.ndindex(2, 2, 2)))[None]
+    at = (index[..., 0] * size + index[..., 1]) * size + index[..., 2]
+    first = lattice.nearest.reshape(-1)[at].astype(jnp.int32)
+    squared = _to_faces(points, vertices, faces, first)[0]
+    best = jnp.take_along_axis(first, jnp.argmin(squared, axis=1)[:, None], axis=1)
+    chosen = jnp.concatenate([first, nearby[best[:, 0]].astype(jnp.int32)], axis=1)
+    squared, height = _to_faces(points, vertices, faces, chosen)
+    distance = safe_sqrt(jnp.min(squared, axis=1))
+
+    corners = lattice.origin[None, None] + lattice.pitch * index
+    away = jnp.sqrt(jnp.sum((points[:, None] - corners) ** 2, axis=-1))
+    values = lattice.values.reshape(-1)[at]
+    spare = jnp.abs(values) + distance[:, None] - away  # > 0: nothing lies between
+    clearest = jnp.argmax(spare, axis=1)[:, None]
+    by_corner = jnp.take_along_axis(values, clearest, axis=1)[:, 0]
+    # At an edge two faces are nearest: the one that is seen more from above is right.
+    is_nearest = squared <= (1 + TIED) * jnp.min(squared, axis=1, keepdims=True) + TINY
+    steepest = jnp.argmax(jnp.where(is_nearest, jnp.abs(height), -1.0), axis=1)
+    by_side = jnp.take_along_axis(height, steepest[:, None], axis=1)[:, 0]
+    is_clear = jnp.max(spare, axis=1) > SPARE
+    return jnp.where(jnp.where(is_clear, by_corner, by_side) < 0, -distance, distance)
+
+
+def _to_faces(
+    points: Array, vertices: Array, faces: Array, chosen: Array
+) -> tuple[Array, Array]:
+    """Squared distance to each point's chosen faces; height above their planes."""
+    p = _components(points[:, None])
+    corners = vertices[faces[chosen]]
+    a, b, c = (_components(corners[..., corner, :]) for corner in range(3))
+    normal = _cross(_minus(b, a), _minus(c, a))
+    area = _dot(normal, normal)
+    length = jnp.sqrt(jnp.where(area > NO_AREA, area, 1.0))
+    height = jnp.where(area > NO_AREA, _dot(normal, _minus(p, a)) / length, 0.0)
+    return _squared_distance(p, a, b, c), height
+
+
 class SdfGrid(NamedTuple):
     """Signed distances on a cubic lattice: [i, j, k] is at origin + pitch (i, j, k)."""
 
-    values: Float[np.ndarray, "g g g"]
-    origin: Float[np.ndarray, " 3"]
-    pitch: float
+    values: Float[np.ndarray | Array, "g g g"]
+    origin: Float[np.ndarray | Array, " 3"]
+    pitch: float | Float[Array, ""]
+    nearest: Int[np.ndarray | Array, "g g g"]  # face
 
 
 def grid_signed_distance(

@@ -1,4 +1,4 @@
-"""Signed distance of a mesh sampled on a cubic lattice, exact at every lattice point.
+"""Signed distance and nearest face of a mesh, exact at every point of a cubic lattice.
 
 The lattice is cut into blocks of 4 x 4 x 4 points. A face matters to a block only if it
 is no further from the block's centre than the nearest face plus the block's diameter;
@@ -24,6 +24,7 @@ POINTS = SIDE**3
 PAIRS = 8192  # pairs of block and face per call of the compiled function
 CENTRES = 512  # block centres per step
 SIGNS = 1024  # points per call for their sign
+FACE_BITS = np.uint64(32)  # of a rank: its lower half is the face
 SLACK = 1e-6  # metres, against rounding in the choice of faces and sides
 
 
@@ -33,7 +34,7 @@ def bake_sdf(
     size: int,
     margin: float,
 ) -> SdfGrid:
-    """Samples the signed distance on size^3 points round a mesh.
+    """Samples the signed distance on size^3 points round a mesh; names nearest faces.
 
     Args:
       size: points along a side, a multiple of 4.
@@ -46,35 +47,65 @@ def bake_sdf(
     half = pitch * (size - 1) / 2
     middle = (low + high) / 2  # float32 is finest round 0
     triangles = (vertices - middle)[faces].astype(np.float32)
-    distance = _unsigned(triangles, size, pitch, half)
+    distance, nearest = _unsigned(triangles, size, pitch, half)
     is_inside = _inside(distance, triangles, faces, pitch, half)
     values = np.where(is_inside, -distance, distance)
-    return SdfGrid(values, (middle - half).astype(np.float32), pitch)
+    return SdfGrid(values, (middle - half).astype(np.float32), pitch, nearest)
+
+
+def nearby_faces(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], num: int
+) -> Int[np.ndarray, "f n"]:
+    """The faces nearest to each face's centre, without itself, nearest first."""
+    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    triangles = (vertices - middle)[faces].astype(np.float32)
+    centres, found = triangles.mean(axis=1), []
+    for start in range(0, len(faces), CENTRES):
+        own = np.arange(start, min(start + CENTRES, len(faces)))
+        points = np.pad(centres[own], ((0, CENTRES - len(own)), (0, 0)))
+        squared = np.array(_all_distances(points, triangles))[: len(own)]
+        squared[np.arange(len(own)), own] = np.inf
+        found.append(np.argsort(squared, axis=1, kind="stable")[:, :num])
+    return _numbered(np.concatenate(found), len(faces))
+
+
+def _numbered(face: np.ndarray, num_faces: int) -> Int[np.ndarray, "*n"]:
+    """Numbers of faces, in two bytes each if that is enough."""
+    return face.astype(np.int16 if num_faces <= 2**15 else np.int32)
 
 
 def _unsigned(
     triangles: np.ndarray, size: int, pitch: float, half: float
-) -> Float[np.ndarray, "g g g"]:
+) -> tuple[Float[np.ndarray, "g g g"], Int[np.ndarray, "g g g"]]:
+    """Distances and nearest faces: of faces as near as each other the first."""
     blocks = size // SIDE
     axis = pitch * (np.arange(blocks) * SIDE + (SIDE - 1) / 2) - half
     centres = _product(axis).astype(np.float32)
     inner = _product(pitch * (np.arange(SIDE) - (SIDE - 1) / 2)).astype(np.float32)
     block, face = _near_pairs(centres, triangles, pitch)
 
-    squared = np.full((len(centres) + 1, POINTS), np.inf, np.float32)
+    least = np.full((len(centres), POINTS), np.iinfo(np.uint64).max)
     pad = -len(block) % PAIRS
     block = np.pad(block, (0, pad), constant_values=len(centres) - 1)
     face = np.pad(face, (0, pad), mode="edge")  # a distance too many does no harm
     for start in range(0, len(block), PAIRS):
-        own = block[start : start + PAIRS]
-        found = _pair_distances(
-            centres[own], inner, triangles[face[start : start + PAIRS]]
-        )
+        own, others = block[start : start + PAIRS], face[start : start + PAIRS]
+        found = _pair_distances(centres[own], inner, triangles[others])
+        ranks = _rank(np.asarray(found), others)
         first = np.flatnonzero(np.r_[True, own[1:] != own[:-1]])
-        least = np.minimum.reduceat(np.asarray(found), first, axis=0)
-        squared[own[first]] = np.minimum(squared[own[first]], least)
-    cells = np.sqrt(squared[:-1]).reshape((blocks,) * 3 + (SIDE,) * 3)
-    return cells.transpose(0, 3, 1, 4, 2, 5).reshape(size, size, size)
+        ranks = np.minimum.reduceat(ranks, first, axis=0)
+        least[own[first]] = np.minimum(least[own[first]], ranks)
+    cells = least.reshape((blocks,) * 3 + (SIDE,) * 3)
+    cells = cells.transpose(0, 3, 1, 4, 2, 5).reshape(size, size, size)
+    squared = (cells >> FACE_BITS).astype(np.uint32).view(np.float32)
+    nearest = cells & np.uint64(2**32 - 1)
+    return np.sqrt(squared), _numbered(nearest, len(triangles))
+
+
+def _rank(squared: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Orders pairs by distance, then face: floats of one sign order like their bits."""
+    bits = squared.view(np.uint32).astype(np.uint64)
+    return (bits << FACE_BITS) | face[:, None].astype(np.uint64)
 
 
 def _near_pairs(

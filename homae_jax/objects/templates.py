@@ -18,14 +18,15 @@ import trimesh
 from jaxtyping import Float
 
 from homae_jax.errors import UserError
-from homae_jax.objects.sdf_bake import bake_sdf
+from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
 from homae_jax.objects.simplify import merge_vertices, simplify_exactly
 from homae_jax.progress import progress_bar
 from homae_jax.schema import NUM_OBJECT_VERTICES, ObjectTemplates
 
 MODEL_FILE = "textured_simple.obj"
-CACHE_VERSION = 2  # of what is made from a file; part of the cache's name
+CACHE_VERSION = 3  # of what is made from a file; part of the cache's name
 GRID_MARGIN = 0.02  # metres of the lattice beyond the object's box
+NUM_NEARBY = 12  # faces kept for each face
 MAX_MODEL_BYTES = 256 * 2**20
 
 
@@ -53,8 +54,9 @@ def load_templates(
     ]
     num_faces = max(len(part["faces"]) for part in parts)
     for part in parts:
-        padding = np.zeros((num_faces - len(part["faces"]), 3), np.int32)
-        part["faces"] = np.concatenate([part["faces"], padding])
+        for key in ("faces", "nearby_faces"):
+            rows = num_faces - len(part[key])
+            part[key] = np.pad(part[key], ((0, rows), (0, 0)))
     stacked = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
     return ObjectTemplates(**stacked), tuple(names)
 
@@ -131,12 +133,14 @@ def _make_template(
         raise UserError(f"{path}: not a closed mesh ({len(faces)} faces)")
     vertices, faces = merge_vertices(vertices, faces)
     points, triangles = simplify_exactly(vertices, faces, num_vertices)
-    grid, origin, pitch = bake_sdf(points, triangles, grid_size, GRID_MARGIN)
+    lattice = bake_sdf(points, triangles, grid_size, GRID_MARGIN)
     return {
         "vertices": points.astype(np.float32),
         "faces": triangles.astype(np.int32),
         "corners": box_corners(vertices).astype(np.float32),
-        "sdf_grid": np.asarray(grid, np.float32),
-        "sdf_origin": np.asarray(origin, np.float32),
-        "sdf_pitch": np.float32(pitch),
+        "sdf_grid": np.asarray(lattice.values, np.float32),
+        "sdf_origin": np.asarray(lattice.origin, np.float32),
+        "sdf_pitch": np.float32(lattice.pitch),
+        "sdf_nearest": lattice.nearest,
+        "nearby_faces": nearby_faces(points, triangles, NUM_NEARBY),
     }

@@ -9,6 +9,7 @@ import pytest
 import trimesh
 
 from homae_jax.geometry import mesh_sdf
+from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
 from tests.proof import assert_close
 
 SIGNS = ["winding", "ray"]
@@ -264,3 +265,72 @@ def test_grid_signed_distance_matches_the_lattice_it_was_given():
     outside = uniform(500, 0.3)
     assert error(outside).min() > -0.5 * pitch
     assert error(np.array([[0.3, 0, 0], [0, 0, -0.4]])).max() < 1e-5
+
+
+@functools.cache
+def looked_up(shape, size=32):
+    """A function from points to their distance by the faces of a shape's lattice."""
+    mesh = SHAPES[shape]()
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces, np.int32)
+    lattice = bake_sdf(vertices, faces, size, 0.02)
+    near = nearby_faces(vertices, faces, 12)
+    lattice = lattice._replace(pitch=jnp.float32(lattice.pitch))
+    mesh = [jnp.asarray(x) for x in (vertices.astype(np.float32), faces, near)]
+    lookup = jax.jit(mesh_sdf.lattice_signed_distance)
+    return lambda points: lookup(
+        jnp.asarray(points, jnp.float32), *mesh, jax.tree.map(jnp.asarray, lattice)
+    )
+
+
+SHAPES = {
+    "box": lambda: box([0.04, 0.10, 0.16]).subdivide_to_size(0.02),
+    "ball": lambda: trimesh.creation.icosphere(subdivisions=3, radius=0.06),
+    "capsule": lambda: trimesh.creation.capsule(0.08, 0.03, count=(16, 16)),
+    # Walls of 1 mm in cells of 4 mm.
+    "tube": lambda: trimesh.creation.annulus(0.037, 0.038, 0.09, sections=24),
+    "plate": lambda: box([0.10, 0.001, 0.06]).subdivide_to_size(0.02),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lattice_signed_distance_is_exact_to_half_a_millimetre(shape):
+    mesh = SHAPES[shape]()
+    rng = np.random.default_rng(1)
+    surface = mesh.sample(1000, seed=2)
+    points = surface + rng.uniform(-1, 1, surface.shape) * 0.01 / np.sqrt(3)
+    error = np.abs(np.asarray(looked_up(shape)(points)) - sdf(points, mesh))
+    assert error.mean() < 2e-5
+    assert np.mean(error <= 5e-4) >= 0.999
+    assert error.max() < 1.5e-3
+
+
+def test_lattice_signed_distance_matches_the_analytic_box():
+    points = uniform(500, 0.09)
+    found = np.asarray(looked_up("box")(points))
+    expected = box_distance(points, [0.04, 0.10, 0.16])
+    assert np.abs(found - expected).max() < 5e-4
+    assert np.median(np.abs(found - expected)) < 1e-6
+
+
+def test_lattice_signed_distance_tells_the_sides_of_a_thin_wall():
+    """Every corner of the cells lies outside."""
+    height = np.array([-6e-4, -4e-4, -2e-4, 0.0, 2e-4, 4e-4, 6e-4])
+    points = np.stack([np.full(7, 0.011), height, np.full(7, 0.007)], axis=1)
+    found = np.asarray(looked_up("plate", 16)(points))
+    np.testing.assert_allclose(found, np.abs(height) - 5e-4, atol=1e-6)
+
+
+def test_lattice_signed_distance_goes_on_beyond_the_lattice():
+    points = np.array([[0.3, 0.0, 0.0], [0.0, -0.4, 0.05], [0.2, 0.3, -0.4]])
+    expected = box_distance(points, [0.04, 0.10, 0.16])
+    np.testing.assert_allclose(looked_up("box")(points), expected, atol=1e-4)
+
+
+def test_lattice_signed_distance_has_finite_gradients_of_length_one():
+    mesh = SHAPES["box"]()
+    special = np.concatenate([mesh.vertices[:8], mesh.triangles_center[:8]])
+    points = np.concatenate([special, uniform(50, 0.09)]).astype(np.float32)
+    look = looked_up("box")
+    gradient = np.asarray(jax.grad(lambda x: look(x).sum())(jnp.asarray(points)))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(np.linalg.norm(gradient[16:], axis=1), 1, atol=1e-3)

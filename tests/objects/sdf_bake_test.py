@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from homae_jax.geometry.mesh_sdf import signed_distance
-from homae_jax.objects.sdf_bake import bake_sdf
+from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
 
 
 def arrays(mesh):
@@ -85,3 +85,30 @@ def test_bake_sdf_ignores_faces_of_no_area():
 def test_bake_sdf_raises_on_a_size_that_blocks_do_not_fill():
     with pytest.raises(ValueError, match="size=18"):
         bake_sdf(*tube(), 18, 0.02)
+
+
+def test_bake_sdf_names_a_nearest_face_of_every_point():
+    vertices, faces = tube()
+    grid = bake_sdf(vertices, faces, 16, 0.02)
+    points = lattice(grid).reshape(-1, 3)
+    named = vertices[faces[grid.nearest.reshape(-1)]]
+    reached = np.linalg.norm(
+        trimesh.triangles.closest_point(named, points) - points, axis=1
+    )
+    np.testing.assert_allclose(reached, np.abs(grid.values).reshape(-1), atol=1e-6)
+    assert grid.nearest.dtype == np.int16
+
+
+def test_nearby_faces_are_the_nearest_others():
+    vertices, faces = tube()
+    found = nearby_faces(vertices, faces, 5)
+    assert found.shape == (len(faces), 5)
+    triangles = vertices[faces]
+    for face in range(0, len(faces), 17):
+        centre = np.repeat(triangles[face].mean(axis=0)[None], len(faces), axis=0)
+        nearest = trimesh.triangles.closest_point(triangles, centre)
+        distance = np.linalg.norm(nearest - centre, axis=1)
+        others = np.delete(distance, face)
+        assert face not in found[face]
+        limit = np.sort(others)[4] + 1e-6
+        assert (distance[found[face]] <= limit).all()

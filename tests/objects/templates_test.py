@@ -44,6 +44,8 @@ def test_load_templates_gives_the_declared_shapes(models):
     assert found.faces.shape[0] == 2 and found.faces.dtype == np.int32
     assert found.corners.shape == (2, 8, 3)
     assert found.sdf_grid.shape == (2, 16, 16, 16)
+    assert found.sdf_nearest.shape == (2, 16, 16, 16)
+    assert found.nearby_faces.shape == (*found.faces.shape[:2], templates.NUM_NEARBY)
     assert found.sdf_origin.shape == (2, 3) and found.sdf_pitch.shape == (2,)
 
 

@@ -42,7 +42,7 @@ def templates():
         rows.append((vertices, faces, box_corners(vertices), *grid))
     return ObjectTemplates(
         *(np.stack(f).astype(np.asarray(f[0]).dtype) for f in zip(*rows, strict=True))
-    )._replace(sdf_pitch=np.array([row[-1] for row in rows], np.float32))
+    )._replace(sdf_pitch=np.array([row[5] for row in rows], np.float32))
 
 
 @pytest.fixture(scope="module")
