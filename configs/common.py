@@ -55,6 +55,8 @@ def _data() -> ConfigDict:
     d.object_center = "const"
     d.object_center_depth = 0.5244322  # metres, for "const" [H]
     d.on_bad_sample = "raise"  # in training: "raise" | "skip": another frame instead
+    # Training frames kept decoded: "" none | "ram" | "disk", kept between runs.
+    d.cache = ""
     d.threads = 8  # loader threads
     d.workers = 0  # loader processes on top; 0 = threads only
 

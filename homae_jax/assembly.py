@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from homae_jax import config_flags, lifeline, runtime, weights
-from homae_jax.data import pipeline
+from homae_jax.data import cache, crops, pipeline
 from homae_jax.data.dexycb import DexYcbSource, HandBasis
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
@@ -174,11 +174,15 @@ def _make_world(root: Path, **settings: Any) -> None:
         "PYTHONPATH": search,
         lifeline.PARENT: str(os.getpid()),
     }
-    if subprocess.run(command, env=environment, check=False).returncode:
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
         raise UserError(
             f"{root}: the synthetic world could not be made (see above); "
             "another folder: --config.data.root=PATH"
         )
+    print(f"scenes: {root}", flush=True)
 
 
 def build_mano(config: ml_collections.ConfigDict) -> ManoModel:
@@ -293,9 +297,12 @@ def build_train_iterator(
     process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
     """Endless augmented batches: this process's share of the global batch."""
+    rows = train_frames(config, len(source))
+    if config.data.cache:
+        source = _cached(config, source, rows)
     return pipeline.train_iterator(
         source,
-        rows=train_frames(config, len(source)),
+        rows=rows,
         batch_size=config.train.batch_size // process_count,
         seed=config.seed,
         example_options=example_options(config, object_names),
@@ -305,6 +312,38 @@ def build_train_iterator(
         process_index=process_index,
         process_count=process_count,
         on_bad_sample=config.data.on_bad_sample,
+    )
+
+
+def _cached(
+    config: ml_collections.ConfigDict, source: Source, rows: np.ndarray
+) -> Source:
+    """The source with the frames of the training kept decoded."""
+    if config.data.cache == "ram" and config.data.workers:
+        raise UserError(
+            "data.cache=ram: every one of data.workers would hold a copy; "
+            'use data.workers=0 or data.cache="disk"'
+        )
+    options = {
+        "crop": config.data.crop,
+        "crop_scale": config.data.crop_scale,
+        "image_size": config.data.image_size,
+        "augmentation": crops.Augmentation(**config.data.augment.to_dict()),
+        "with_scene": config.model.get("auxiliary", False),
+    }
+    labels = (
+        data_paths(config),
+        [config.data[key] for key in ("dataset", "filter", "left_hands")],
+    )
+    return cache.open_cache(
+        source,
+        rows,
+        kind=config.data.cache,
+        window=functools.partial(crops.reachable_window, **options),
+        settings=(config.data.train_split, labels, options),
+        root=data_paths(config).root,
+        folder=runtime.cache_dir() / "frames",
+        threads=config.data.threads,
     )
 
 

@@ -93,11 +93,8 @@ def make_example(
     _check_choice("data.crop", crop, CROPS)
     _check_choice("data.object_center", object_center, OBJECT_CENTERS)
     points = _picture_points(frame)
-    boxes = [bounding_box(points["object"])]
-    if crop == "hand_object":
-        boxes.append(bounding_box(points["hand"]))
     height, width = frame["image"].shape[:2]
-    view = crop_view(boxes, crop_scale, width=width, height=height)
+    view = frame_view(frame, crop, crop_scale)
     is_augmented = rng is not None and augmentation is not None and augmentation.enabled
     if is_augmented:
         view = jitter_view(view, rng, augmentation)
@@ -218,6 +215,16 @@ def crop_view(
     return View(np.trunc((low + high) / 2), side, 0.0)
 
 
+def frame_view(frame: Frame, crop: str, crop_scale: float) -> View:
+    """The upright square of a frame that holds what it is to hold."""
+    points = _picture_points(frame)
+    boxes = [bounding_box(points["object"])]
+    if crop == "hand_object":
+        boxes.append(bounding_box(points["hand"]))
+    height, width = frame["image"].shape[:2]
+    return crop_view(boxes, crop_scale, width=width, height=height)
+
+
 def jitter_view(
     view: View, rng: np.random.Generator, augmentation: Augmentation
 ) -> View:
@@ -236,6 +243,32 @@ def jitter_view(
         share = np.clip(rng.normal(), -2.0, 2.0) / 2
     angle = np.deg2rad(augmentation.rotation_deg) * share if is_turned else 0.0
     return View(center, float(side), float(angle))
+
+
+def reachable_window(
+    frame: Frame,
+    *,
+    crop: str,
+    crop_scale: float,
+    image_size: int,
+    augmentation: Augmentation,
+    with_scene: bool,
+) -> tuple[slice, slice]:
+    """Rows and columns of the picture that some crop of the frame can look at."""
+    height, width = frame["image"].shape[:2]
+    if with_scene:
+        return slice(0, height), slice(0, width)
+    view = frame_view(frame, crop, crop_scale)
+    move, grow = 0.0, 1.0
+    if augmentation.enabled:
+        move = augmentation.center_jitter
+        grow = np.sqrt(2) * (1 + augmentation.scale_sigma)  # turned by 45 degrees
+    block = np.ceil(view.side_px * grow / image_size)  # pixels averaged into one
+    reach = view.side_px * (move + grow / 2) + 2 * block + 2
+    low, high = np.floor(view.center_px - reach), np.ceil(view.center_px + reach)
+    left, top = np.clip(low, 0, [width, height]).astype(int).tolist()
+    right, bottom = np.clip(high, 0, [width, height]).astype(int).tolist()
+    return slice(top, bottom), slice(left, right)
 
 
 def warp_picture(
