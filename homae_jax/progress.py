@@ -25,16 +25,19 @@ def progress_bar(items: Iterable[T], *, total: int, desc: str) -> Iterator[T]:
     """Yields `items`, reporting on stderr.
 
     On a terminal one line is redrawn; in a pipe a line is printed for a tenth of the
-    work, PIPE_SECONDS after the last one at the earliest.
+    work, PIPE_SECONDS after the last one at the earliest. The time left is read off the
+    items after the first, which compiles.
     """
     out = sys.stderr
     is_terminal = out.isatty()
     start = last_drawn = time.monotonic()
-    last_tenth = -1
+    last_tenth, first = -1, 0.0
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        left = (now - start) / done * max(total - done, 0)
+        first = now - start if done == 1 else first
+        each = first if done == 1 else (now - start - first) / (done - 1)
+        left = each * max(total - done, 0)
         tenth = 10 * done // max(total, 1)
         is_due = tenth > last_tenth and now - last_drawn >= PIPE_SECONDS
         if is_terminal and (now - last_drawn >= REDRAW_SECONDS or done == total):

@@ -86,6 +86,9 @@ def evaluate_state(
     truth = HandTruth(source, parts, fingertips=config.evaluate.fingertips)
     runner = _build_runner(config, params, parts, truth)
     runner.plan(probed_batches=probed.tolist(), shown_samples=shown)
+    print(
+        f"scoring {len(frames)} frames of {split}; the first batch compiles", flush=True
+    )
     batches = assembly.build_eval_batches(config, source, frames, parts.object_names)
     records: list[dict[str, Any]] = []
     result = evaluator.evaluate(
@@ -123,6 +126,7 @@ def evaluate_state(
         figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)
     write_curves(workdir)
     print(tables.format_result(result))
+    print(f"-> {path}, {path.parent / 'tables'}, {workdir / 'figures'}", flush=True)
     return result
 
 

@@ -1,5 +1,7 @@
 """From parameters to table, JSON and pictures, on toys; and the command's mistakes."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -119,9 +121,11 @@ def scored(parts, tmp_path_factory):
             assembly, "build_source", lambda _, split: ToySource(split, sizes[split])
         )
         params = assembly.initial_params(config, parts)
-        result = scoring.evaluate_state(
-            config, params, parts=parts, workdir=workdir, split="evaluation", step=7
-        )
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            result = scoring.evaluate_state(
+                config, params, parts=parts, workdir=workdir, split="evaluation", step=7
+            )
+        (workdir / "printed.txt").write_text(printed.getvalue())
         previewer = scoring.Previewer(config, params, parts)
         previews = [previewer(p) for p in (params, params, altered(params))]
     return workdir, result, previews
@@ -140,6 +144,9 @@ def test_evaluate_state_writes_what_it_returns(scored):
     keys = {"mje_mm", "oce_mm", "v_pe_mm", "rec_masked_mse", "sdf_sign_hand"}
     assert keys <= set(result["metrics"]) and keys <= set(result["baselines"])
     assert set(result["per_object"]) == {"box", "ball"}
+    lines = (workdir / "printed.txt").read_text().splitlines()
+    assert lines[0].startswith("scoring 3 frames of evaluation")
+    assert lines[-1].startswith(f"-> {path}, ")
 
 
 def test_evaluate_state_draws_every_figure(scored):

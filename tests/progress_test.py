@@ -39,6 +39,16 @@ def test_pipe_gets_a_line_for_a_tenth(work):
     assert "x: 100/200, 5m00s left" in lines
 
 
+def test_time_left_forgets_the_first_item_which_compiles(monkeypatch):
+    now, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("sys.stderr", out)
+    for item in progress.progress_bar(range(10), total=10, desc="x"):
+        now[0] += 10.0 if item else 300.0
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["x: 1/10, 45m00s left", "x: 2/10, 1m20s left"]
+
+
 def test_pipe_hears_nothing_of_short_work(work):
     assert work(num=50, seconds=0.05, is_terminal=False) == ""
 
