@@ -20,7 +20,13 @@ from scipy.spatial.transform import Rotation
 from homae_jax.data import photos
 from homae_jax.errors import UserError
 from homae_jax.geometry import smoothing
-from homae_jax.predictor import ObjectShape, Prediction, Predictor
+from homae_jax.predictor import (
+    SURE_FROM,
+    UNNAMED,
+    ObjectShape,
+    Prediction,
+    Predictor,
+)
 from homae_jax.progress import progress_bar
 from homae_jax.viz import figures, gallery, mesh_export, overlay, prediction_views
 
@@ -40,7 +46,6 @@ FFMPEG_QUIET = "-8"  # of its log levels: what is wrong we say ourselves
 CODEC = "vp09"  # plays in browsers, and OpenCV's wheels can write it
 FORMAT = "homae_jax prediction"
 BELIEF_SECONDS = 2.0  # over which frames of a video agree on the object
-SURE_FROM = 0.5  # belief in an object, below which the next one is named too
 JSON_FIELDS = (  # of Prediction, in the order of the file
     "is_metric",
     "camera_source",
@@ -351,12 +356,11 @@ def _error_mm(result: Prediction, joints: Any) -> float | None:
 def to_json(result: Prediction, fields: tuple[str, ...] = JSON_FIELDS) -> dict:
     """A result as plain values."""
     values = {name: _plain(getattr(result, name)) for name in fields}
-    shape = result.object_shape
     return {
         "format": FORMAT,
         "conventions": "OpenCV camera (x right, y down, z forward), metres; _px: "
         "pixels of the picture; joints in MANO order",
-        "object_name": None if shape is None else shape.name,
+        "object_name": _object_name(result),
         **values,
     }
 
@@ -402,18 +406,18 @@ def _write_text(path: Path, text: str) -> None:
 
 def describe(answered: Answered) -> str:
     """A result in a few lines for the terminal."""
-    result, shape = answered.result, answered.result.object_shape
+    result = answered.result
     at = result.cam_T_obj[:3, 3]
     lines = [
         f"{answered.name}: hand at {_metres(result.wrist_cam)}, "
-        f"{'object' if shape is None else shape.name} at {_metres(at)}"
+        f"{_object_name(result) or 'object'} at {_metres(at)}"
     ]
-    if result.object_scores:
+    if result.object_scores and _object_name(result):
         lines[0] += f" ({_belief(result)})"
-    rival = _rival(result)
-    if rival:
+    elif result.object_scores:
         lines.append(
-            f"unsure of the object: perhaps {rival}; --object=NAME tells it which"
+            f"object not recognised (perhaps {_belief(result)}): the hull of its "
+            "points is drawn; --object=NAME draws a known one"
         )
     if answered.error_mm is not None:
         lines.append(f"mean joint error {answered.error_mm:.1f} mm")
@@ -429,18 +433,18 @@ def describe(answered: Answered) -> str:
     return "\n".join(lines)
 
 
+def _object_name(result: Prediction) -> str | None:
+    """Of a known object or a mesh; None: it is not recognised."""
+    shape = result.object_shape
+    return None if shape is None or shape.name == UNNAMED else shape.name
+
+
 def _belief(result: Prediction) -> str:
-    """How sure the network is of the object it names."""
-    return f"belief {100 * max(result.object_scores.values()):.0f} %"
-
-
-def _rival(result: Prediction) -> str | None:
-    """The second object, where the network is not sure of the first."""
+    """How sure the network is of the object it names, or of its two best guesses."""
     ranked = sorted(result.object_scores.items(), key=lambda pair: -pair[1])
-    if len(ranked) < 2 or ranked[0][1] >= SURE_FROM:
-        return None
-    name, share = ranked[1]
-    return f"{name} ({100 * share:.0f} %)"
+    if ranked[0][1] >= SURE_FROM:
+        return f"belief {100 * ranked[0][1]:.0f} %"
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked[:2])
 
 
 def _metres(point: np.ndarray) -> str:
@@ -449,9 +453,9 @@ def _metres(point: np.ndarray) -> str:
 
 def _note(answered: Answered) -> str:
     result, shares = answered.result, answered.shares
-    words = [] if result.object_shape is None else [result.object_shape.name]
+    words = [_object_name(result) or "object not recognised"]
     if result.object_scores:
-        words[-1] += f" ({_belief(result)})"
+        words[0] += f" ({_belief(result)})"
     words.append(f"hand {100 * shares.hand_visible:.0f} % in sight")
     if shares.object_visible is not None:
         words.append(f"object {100 * shares.object_visible:.0f} % in sight")
@@ -609,5 +613,8 @@ class Calmer:
             name: last[name] + share * (score - last[name])
             for name, score in result.object_scores.items()
         }
-        shape = self._find_object(max(self._beliefs, key=self._beliefs.get))
-        return result._replace(object_shape=shape, object_scores=dict(self._beliefs))
+        result = result._replace(object_scores=dict(self._beliefs))
+        best = max(self._beliefs, key=self._beliefs.get)
+        if self._beliefs[best] < SURE_FROM:
+            return result
+        return result._replace(object_shape=self._find_object(best))

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.transform import Rotation
 
 from homae_jax import assembly, bundle, weights
@@ -38,6 +38,8 @@ from homae_jax.models.homae import Homae
 from homae_jax.schema import Batch, Located, ObjectTemplates
 
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
+SURE_FROM = 0.5  # belief in a known object, below which none is named
+UNNAMED = "unnamed"  # object: the hull of its points
 MIN_BOX_PX = 4  # of a hand or object to be looked at
 FARTHEST = 20.0  # metres; beyond, millimetres were meant
 MIRROR = np.diag([-1.0, 1.0, 1.0])  # x of the camera, for left hands
@@ -46,7 +48,7 @@ SLICE_HALF_SIZE = {"hand": 0.13, "object": 0.16}  # metres
 
 
 class ObjectShape(NamedTuple):
-    """A known object in its model frame, metres."""
+    """An object in its model frame, metres: a known one, one's own, or `UNNAMED`."""
 
     name: str
     vertices: Float[np.ndarray, "v 3"]
@@ -67,7 +69,7 @@ class Prediction(NamedTuple):
     hand_betas: Float[np.ndarray, " 10"]  # MANO shape
     wrist_cam: Float[np.ndarray, " 3"]  # of joints_cam: given or predicted
     cam_T_obj: Float[np.ndarray, "4 4"]  # model frame -> camera
-    object_shape: ObjectShape | None  # None: no model is known
+    object_shape: ObjectShape | None  # UNNAMED: the hull of object_points_cam
     object_scores: dict[str, float]  # share of belief per known object; {} if given
     hand_points_cam: Float[np.ndarray, "nh 3"]  # where the pose was read from
     hand_points_sdf: Float[np.ndarray, " nh"]  # metres, negative inside
@@ -89,7 +91,7 @@ class Prediction(NamedTuple):
 
     @property
     def object_vertices_cam(self) -> Float[np.ndarray, "v 3"] | None:
-        """The object's mesh where it is; None without a model."""
+        """The object's mesh where it is; None without one."""
         if self.object_shape is None:
             return None
         rotmat, trans = self.cam_T_obj[:3, :3], self.cam_T_obj[:3, 3]
@@ -174,7 +176,8 @@ class Predictor:
           object_center_cam: origin of the object's points; None: as in training, the
             middle of its box at the wrist's depth or the run's constant one.
           object_shape: name of a known object, or a mesh of one's own; None: the
-            object that the auxiliary head names.
+            object that the auxiliary head names, or, where it believes in none by
+            half, the hull of the object's points.
           is_left: the hand is a left one.
 
         Raises:
@@ -206,7 +209,7 @@ class Predictor:
         answer = self._answer(self._params, batch, self._hand)
         answer = jax.tree.map(lambda x: np.asarray(x[0], np.float64), answer)
         scores = {} if shape is not None else self._scores(located)
-        if scores:
+        if scores and max(scores.values()) >= SURE_FROM:
             shape = self.find_object(max(scores, key=scores.get))
         found = _result(answer, view.affine, batch, self._box_scales)
         result = Prediction(
@@ -221,7 +224,8 @@ class Predictor:
             predicted_inputs=tuple(missing),
             network_input=batch,
         )
-        return _turned_back(result, width) if is_left else result
+        result = _turned_back(result, width) if is_left else result
+        return result if shape else result._replace(object_shape=_hull(result))
 
     def find_object(self, shape: str | ObjectShape | None) -> ObjectShape | None:
         """A known object by its name ("mustard" will do), or the mesh itself."""
@@ -534,6 +538,21 @@ def _mirrored_pose(
     model[best, best], model[best, 3] = -1.0, 2 * middle[best]
     view = np.diag([-1.0, 1.0, 1.0, 1.0])
     return view @ cam_T_obj @ model
+
+
+def _hull(result: Prediction) -> ObjectShape | None:
+    """What the object's points enclose; None where they lie in a plane."""
+    cam_T_obj = result.cam_T_obj
+    points = (result.object_points_cam - cam_T_obj[None, :3, 3]) @ cam_T_obj[:3, :3]
+    try:
+        hull = ConvexHull(points)
+    except QhullError:
+        return None
+    a, b, c = (points[hull.simplices[:, corner]] for corner in range(3))
+    outward = np.einsum("fc,fc->f", np.cross(b - a, c - a), hull.equations[:, :3]) > 0
+    faces = np.where(outward[:, None], hull.simplices, hull.simplices[:, ::-1])
+    rows, faces = np.unique(faces, return_inverse=True)
+    return ObjectShape(UNNAMED, points[rows], faces.reshape(-1, 3))
 
 
 def _middles(result: Prediction, batch: Batch) -> dict[str, Float[np.ndarray, " 3"]]:

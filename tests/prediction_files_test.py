@@ -12,7 +12,13 @@ from scipy.spatial.transform import Rotation
 from homae_jax import prediction_files
 from homae_jax.data import photos
 from homae_jax.errors import UserError
-from homae_jax.predictor import Inspection, ObjectShape, Prediction, Predictor
+from homae_jax.predictor import (
+    UNNAMED,
+    Inspection,
+    ObjectShape,
+    Prediction,
+    Predictor,
+)
 from homae_jax.viz import prediction_views
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -310,12 +316,17 @@ def test_calmer_calms_a_noisy_clip_and_keeps_to_one_object():
     np.testing.assert_allclose(sum(calmed[-1].object_scores.values()), 1.0)
 
 
-def test_describe_names_the_rival_of_an_uncertain_object():
+def test_describe_says_that_an_object_is_not_recognised():
     result = ToyPredictor()(np.zeros((60, 80, 3), np.uint8), is_left=False)
     shares = prediction_views.Shares(1.0, 1.0, 0.0)
-    for scores, is_said in (({"ball": 0.4, "cup": 0.3}, True), ({"ball": 0.9}, False)):
-        answered = prediction_files.Answered(
-            "a.png", result._replace(object_scores=scores), shares, None, {}
-        )
-        text = prediction_files.describe(answered)
-        assert ("perhaps cup (30 %); --object=NAME" in text) == is_said
+
+    def said(scores, shape):
+        result_ = result._replace(object_scores=scores, object_shape=shape)
+        answered = prediction_files.Answered("a.png", result_, shares, None, {})
+        name = prediction_files.to_json(result_)["object_name"]
+        return prediction_files.describe(answered), name
+
+    text, name = said({"ball": 0.4, "cup": 0.3}, SHAPE._replace(name=UNNAMED))
+    assert "not recognised (perhaps ball 40 %, cup 30 %)" in text and name is None
+    text, name = said({"ball": 0.9, "cup": 0.1}, SHAPE)
+    assert "ball at" in text and "(belief 90 %)" in text and name == "ball"

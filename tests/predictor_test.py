@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trimesh
 
 from homae_jax import assembly, bundle, exported, program, weights
 from homae_jax.errors import UserError
@@ -177,6 +178,20 @@ def test_predictor_finds_what_is_not_given(predict):
     assert set(found.object_scores) == set(OBJECT_NAMES)
     np.testing.assert_allclose(sum(found.object_scores.values()), 1.0, rtol=1e-6)
     assert np.isfinite(found.joints_cam).all() and found.wrist_cam[2] > 0
+
+
+def test_an_object_of_little_belief_is_the_hull_of_its_points(predict, monkeypatch):
+    monkeypatch.setattr("homae_jax.predictor.SURE_FROM", 1.1)
+    for is_left in (False, True):
+        result = predict(IMAGE, is_left=is_left)
+        assert result.object_shape.name == "unnamed" and result.object_scores
+        mesh = trimesh.Trimesh(
+            result.object_vertices_cam, result.object_shape.faces, process=False
+        )
+        assert mesh.is_watertight and mesh.volume > 0
+        normals, at = mesh.face_normals, mesh.triangles_center
+        beyond = result.object_points_cam @ normals.T - (at * normals).sum(axis=1)
+        assert beyond.max() < 1e-6
 
 
 def test_predictor_without_auxiliary_heads_names_what_is_missing(
