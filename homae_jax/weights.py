@@ -111,7 +111,9 @@ def _write_files(
     host = jax.tree.map(np.asarray, dict(params))
     flat = traverse_util.flatten_dict(host, sep="/")
     contiguous = {name: np.array(value, order="C") for name, value in flat.items()}
-    safetensors.save_file(contiguous, folder / PARAMETERS, metadata={"format": "np"})
+    # save_file would let nobody but its owner read what is to be handed on.
+    content = safetensors.save(contiguous, metadata={"format": "np"})
+    (folder / PARAMETERS).write_bytes(content)
     (folder / CONFIG).write_text(config_json)
     if with_orbax:
         with ocp.StandardCheckpointer() as checkpointer:

@@ -39,6 +39,13 @@ def test_load_export_round_trips(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_write_export_lets_others_read_as_the_umask_says(tmp_path):
+    files = [path for path in write(tmp_path / "out").iterdir() if path.is_file()]
+    modes = {path.stat().st_mode & 0o777 for path in files}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode & 0o777}
+
+
 def test_write_export_checkpoint_is_read_by_orbax(tmp_path):
     folder = write(tmp_path / "out")
     with ocp.StandardCheckpointer() as checkpointer:
