@@ -6,6 +6,7 @@ finding that is not ok says in one line what to do.
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -36,7 +37,11 @@ PACKAGES = {  # distribution -> lowest version
     "opencv-python-headless": "4.10",
     "trimesh": "4.5",
     "safetensors": "0.5",
+    "scipy": "1.14",
+    "pillow": "11.0",
+    "tensorboardX": "2.6.2",
 }
+EXTRAS = {"flatbuffers": "export writes no programs without it"}  # missing: a note
 MIN_FREE_GB = 5.0  # of the cache's and the workdir's disk
 MIN_MEMORY_GB = 4.0
 MARKS = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
@@ -60,8 +65,11 @@ def check_all(config: ml_collections.ConfigDict | None = None) -> list[Finding]:
         check_memory,
         check_cache,
         check_video,
+        check_shipped,
     ]
-    if config is not None:
+    if config is None:
+        checks.append(name_the_rest)
+    else:
         checks += [
             lambda: check_mano(config),
             lambda: check_encoder(config),
@@ -125,6 +133,10 @@ def check_packages() -> list[Finding]:
     if len(set(versions.values())) > 1:
         what = f"jax {versions['jax']} and jaxlib {versions['jaxlib']} differ"
         findings.append(Finding("error", what, _INSTALL))
+    for name, loss in EXTRAS.items():
+        if importlib.util.find_spec(name) is None:
+            advice = f"{_INSTALL}, or pip install {name}"
+            findings.append(Finding("note", f"{name} is missing: {loss}", advice))
     return [Finding("ok", ", ".join(found)), *findings]
 
 
@@ -266,6 +278,26 @@ def check_video() -> list[Finding]:
         return [Finding("ok", f"OpenCV {cv2.__version__} writes videos")]
     advice = "pip install opencv-python-headless (its wheels bring the codec)"
     return [Finding("note", "OpenCV cannot write videos", advice)]
+
+
+def check_shipped() -> list[Finding]:
+    """The checkpoint that predict takes by default: there, and of its hashes."""
+    from homae_jax import weights
+    from homae_jax.predictor import SHIPPED
+
+    try:
+        export = weights.load_export(SHIPPED)
+    except UserError as error:
+        advice = "restore homae_jax/pretrained, or give predict a --checkpoint"
+        return [Finding("error", str(error), advice)]
+    return [Finding("ok", f"the shipped checkpoint is whole (step {export.step})")]
+
+
+def name_the_rest() -> list[Finding]:
+    """What only a configuration names."""
+    what = "hand model, encoder weights and data are not looked at"
+    advice = "name them: --config=configs/ho3d.py --config.data.root=DIR"
+    return [Finding("note", what, advice)]
 
 
 def check_mano(config: ml_collections.ConfigDict) -> list[Finding]:

@@ -45,6 +45,19 @@ def test_check_cache_refuses_a_folder_that_others_may_write(monkeypatch, tmp_pat
     assert "error" not in levels(system.check_cache())
 
 
+def test_check_shipped_sees_damage(monkeypatch, tmp_path):
+    assert [f.level for f in system.check_shipped()] == ["ok"]
+    monkeypatch.setattr("homae_jax.predictor.SHIPPED", tmp_path)
+    (found,) = system.check_shipped()
+    assert found.level == "error" and "--checkpoint" in found.advice
+
+
+def test_check_packages_notes_an_extra_that_is_missing(monkeypatch):
+    monkeypatch.setattr(system, "EXTRAS", {"no_such_package": "nothing works"})
+    found = system.check_packages()[-1]
+    assert found.level == "note" and "no_such_package is missing" in found.what
+
+
 def test_check_packages_names_what_is_too_old(monkeypatch):
     monkeypatch.setitem(system.PACKAGES, "jax", "99.0")
     (finding,) = [f for f in system.check_packages() if f.level == "error"]
