@@ -17,6 +17,7 @@ from homae_jax.errors import UserError
 from homae_jax.viz.figures import FAINT, Number, Picture, draw_text
 
 GRID = (226, 228, 231)
+LEGEND_ROOM = 1.4  # of the highest value, where an axis begins at 0
 LINE_COLOURS = (
     (31, 119, 180),
     (230, 126, 34),
@@ -106,14 +107,23 @@ def plot(
     x_label: str = "step",
     width: int = 460,
     height: int = 280,
+    from_zero: bool = False,
 ) -> Picture:
-    """Lines over axes with ticks and a legend: faint data, strong running mean."""
+    """Lines over axes with ticks and a legend: faint data, strong running mean.
+
+    Args:
+      from_zero: the axis begins at 0, with room for the legend above the lines; else
+        it holds the values, by their logarithm where they span a factor of 30.
+    """
     x_all = np.concatenate([curve.x for curve in curves])
     y_all = np.concatenate([curve.y for curve in curves])
-    is_log = bool(y_all.min() > 0 and y_all.max() > 30 * y_all.min())
+    spans_much = bool(y_all.min() > 0 and y_all.max() > 30 * y_all.min())
+    is_log = spans_much and not from_zero
     scale = np.log10 if is_log else np.asarray
     x_low, x_high = _padded(x_all, 0.0)
     y_low, y_high = _padded(scale(y_all), 0.06)
+    if from_zero:
+        y_low, y_high = 0.0, LEGEND_ROOM * max(float(y_all.max()), 1.0)
     box = _Axes(64, 40, width - 16, height - 38, x_low, x_high, y_low, y_high)
 
     big = np.full((2 * height, 2 * width, 3), 255, np.uint8)

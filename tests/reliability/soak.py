@@ -119,7 +119,9 @@ def draw(samples: list[Sample], path: Path) -> None:
             curves.Curve(name, x, np.array([getattr(s, name) for s in samples], float))
             for name in names
         ]
-        panels.append(curves.plot(lines, title=title, x_label="minutes"))
+        panels.append(
+            curves.plot(lines, title=title, x_label="minutes", from_zero=True)
+        )
     figures.write_png(path, np.concatenate(panels, axis=1))
 
 

@@ -35,3 +35,16 @@ def test_plot_line_falls_where_values_fall():
     line[:, -60:] = False  # the legend
     left, right = (np.nonzero(line[:, c])[0].mean() for c in (80, 380))
     assert right - left > 50
+
+
+def test_plot_from_zero_shows_a_level_as_such():
+    """Else the axis holds the values, and any wobble fills it."""
+    x = np.arange(100.0)
+    wobble = curves.Curve("y", x, 1000.0 + np.sin(x))
+    heights = {}
+    for from_zero in (False, True):
+        image = curves.plot([wobble], title="t", from_zero=from_zero)
+        line = np.abs(image.astype(int) - np.array(curves.LINE_COLOURS[0])).sum(-1) < 40
+        rows = np.nonzero(line[:, :-60])[0]
+        heights[from_zero] = rows.max() - rows.min()
+    assert heights[True] < 6 < 50 < heights[False]
