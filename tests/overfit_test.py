@@ -14,6 +14,7 @@ import pytest
 
 from configs import synthetic
 from homae_jax import assembly
+from homae_jax.geometry import rotations
 from homae_jax.synthesize import synthesize
 from homae_jax.training import objective, optimizer
 from homae_jax.training.state import create_state
@@ -22,6 +23,7 @@ from homae_jax.training.step import train_step
 NUM_FRAMES = 8
 NUM_STEPS = 300
 TOLERANCE_MM = 5.0
+TOLERANCE_DEG = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,13 @@ def test_eight_frames_are_learnt_by_heart(config):
     mje_mm = 1e3 * jnp.mean(jnp.linalg.norm(joints - gt_joints, axis=-1))
     away = outputs.object_trans - batch.object_trans
     oce_mm = 1e3 * jnp.mean(jnp.linalg.norm(away, axis=-1))
-    print(f"MJE {mje_mm:.2f} mm, OCE {oce_mm:.2f} mm after {NUM_STEPS} steps")
+    rotmat = jnp.swapaxes(batch.object_rotmat, -1, -2) @ outputs.object_rotmat
+    turned = jnp.linalg.norm(rotations.rotmat_to_aa(rotmat), axis=-1)
+    turned_deg = jnp.degrees(jnp.mean(turned))
+    print(
+        f"MJE {mje_mm:.2f} mm, OCE {oce_mm:.2f} mm, object rotation "
+        f"{turned_deg:.1f} deg after {NUM_STEPS} steps"
+    )
     assert float(mje_mm) < TOLERANCE_MM
     assert float(oce_mm) < TOLERANCE_MM
+    assert float(turned_deg) < TOLERANCE_DEG
