@@ -1,5 +1,6 @@
 """Frames kept decoded: the same crops bit for bit, made anew when the data change."""
 
+import contextlib
 import functools
 import os
 import pickle
@@ -8,11 +9,13 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import common
+from configs import common, ho3d
+from homae_jax import assembly
 from homae_jax.data import cache, crops
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
+from homae_jax.objects.ycb import YCB_NAMES
 from tests.data.pipeline_test import NUM, ToySource, example_options, take
 
 AUGMENTATION = crops.Augmentation(**common.get_config().data.augment.to_dict())
@@ -183,3 +186,31 @@ def test_open_cache_says_when_the_disk_does_not_let_it(tmp_path):
     (tmp_path / "kept").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="the cache of frames cannot be written"):
         opened(tmp_path, kind="disk")
+
+
+def first_batches(tree, **changes):
+    """Of a configuration's training."""
+    config = ho3d.get_config()
+    config.data.update(root=str(tree), image_size=32, threads=1, **changes)
+    config.train.batch_size = 2
+    source = Ho3dSource(tree, "train")
+    names = sorted(YCB_NAMES.values())
+    batches = assembly.build_train_iterator(config, source, names)
+    with contextlib.closing(batches):
+        return [next(batches) for _ in range(3)]
+
+
+@pytest.mark.parametrize("kind", cache.KINDS)
+def test_training_of_a_configuration_does_not_depend_on_its_cache(
+    tree, tmp_path, monkeypatch, capsys, kind
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    direct, kept = first_batches(tree), first_batches(tree, cache=kind)
+    for first, second in zip(direct, kept, strict=True):
+        assert_same(first._asdict(), second._asdict())
+    assert capsys.readouterr().out.startswith(f"data.cache={kind}: ")
+
+
+def test_a_configuration_with_copies_in_every_worker_is_refused(tree):
+    with pytest.raises(UserError, match="would hold a copy"):
+        first_batches(tree, cache="ram", workers=1)
