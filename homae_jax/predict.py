@@ -35,7 +35,7 @@ from pathlib import Path
 
 from absl import flags
 
-from homae_jax import config_flags, runtime
+from homae_jax import config_flags, progress, runtime
 from homae_jax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -136,6 +136,7 @@ def main(argv: Sequence[str]) -> int:
         mano=_MANO.value,
         models=_MODELS.value,
     )
+    progress.notice("the first picture compiles the network; later starts keep it")
     draw = {"skeleton": _SKELETON.value, "details": _DETAILS.value}
     if source.is_dir():
         prediction_files.predict_folder(predict, source, out, given, **draw)

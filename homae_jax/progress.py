@@ -21,6 +21,12 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def notice(text: str) -> None:
+    """Says on a terminal what takes a while; in a pipe, nothing."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
 def progress_bar(items: Iterable[T], *, total: int, desc: str) -> Iterator[T]:
     """Yields `items`, reporting on stderr.
 

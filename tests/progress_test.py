@@ -57,6 +57,15 @@ def test_pipe_hears_seldom_of_work_of_a_minute(work):
     assert len(work(num=20, seconds=1.0, is_terminal=False).splitlines()) <= 4
 
 
+@pytest.mark.parametrize(("is_terminal", "said"), [(True, "wait\n"), (False, "")])
+def test_notice_speaks_on_terminals_only(monkeypatch, is_terminal, said):
+    out = io.StringIO()
+    out.isatty = lambda: is_terminal
+    monkeypatch.setattr("sys.stderr", out)
+    progress.notice("wait")
+    assert out.getvalue() == said
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0s"), (59.4, "59s"), (185.0, "3m05s"), (3720.0, "1h02m")],
