@@ -231,6 +231,11 @@ class Predictor:
         """A known object by its name ("mustard" will do), or the mesh itself."""
         if shape is None or isinstance(shape, ObjectShape):
             return shape
+        if not self.object_names:
+            raise UserError(
+                f"object={shape}: no object is known here; give a mesh (.obj, .ply, "
+                ".glb), or their folder by --models"
+            )
         rows = [i for i, name in enumerate(self.object_names) if shape in name]
         if shape in self.object_names:
             rows = [self.object_names.index(shape)]
@@ -352,7 +357,7 @@ class Predictor:
         return jax.tree.map(lambda x: np.asarray(x[0], np.float64), found)
 
     def _scores(self, located: Located | None) -> dict[str, float]:
-        if located is None:
+        if located is None or not self.object_names:
             return {}
         logits = located.object_logits[: len(self.object_names)]
         shares = np.exp(logits - logits.max())

@@ -194,6 +194,14 @@ def test_an_object_of_little_belief_is_the_hull_of_its_points(predict, monkeypat
         assert beyond.max() < 1e-6
 
 
+def test_without_known_objects_the_hull_is_all_there_is(predict, monkeypatch):
+    monkeypatch.setattr(predict, "object_names", ())
+    result = predict(IMAGE)
+    assert result.object_shape.name == "unnamed" and result.object_scores == {}
+    with pytest.raises(UserError, match=r"no object is known here; give a mesh"):
+        predict(IMAGE, object_shape="mustard")
+
+
 def test_predictor_without_auxiliary_heads_names_what_is_missing(
     tmp_path, load_toy_hand
 ):
