@@ -45,7 +45,7 @@ def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
 
 
 def test_from_another_folder_runs_lie_there(tmp_path, monkeypatch, capsys):
-    """The trainings run in the project's folder; results are looked for where we are."""
+    """Trainings run in the project's folder; results are looked for where we are."""
     monkeypatch.chdir(tmp_path)
     finish(tmp_path / "mine" / "patches_8")
     assert sweep.main([f"--config={CONFIG}", "--out=mine", "--dry_run"]) == 0

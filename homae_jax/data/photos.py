@@ -5,6 +5,7 @@ the whole picture. Where nobody gives them they are guessed, and the guess says 
 absolute depth is only as good as the focal length.
 """
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ ASSUMED_FOV_DEG = 60.0  # along the longer side: between a phone and a webcam
 FILM_DIAGONAL_MM = 43.27  # of 36 x 24 mm, what "35 mm equivalent" refers to
 MAX_PIXELS = 100_000_000
 MIN_SIDE_PX = 16
+APPLE_PICTURES = (".heic", ".heif")  # what Pillow cannot read
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey, 16 bits
+FARTHEST_CENTER = 5.0  # longer sides, that a principal point may be away
 _IFD = ExifTags.IFD.Exif
 
 
@@ -45,21 +49,38 @@ def read_photo(path: str | Path) -> Photo:
       UserError: no picture, damaged, or unreasonably large or small.
     """
     path = Path(path)
+    if path.suffix.lower() in APPLE_PICTURES:
+        raise UserError(f"{path}: convert it to JPEG first; HEIC cannot be read here")
     try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise UserError(f"{path}: {file.width} x {file.height} px is too large")
-            focal = _exif_focal(file)
-            image = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            photo = _read(path)
     except UserError:
         raise
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"{path}: not a picture of a kind known here") from error
     except Exception as error:  # PIL fails in many ways on damaged files
-        raise UserError(
-            f"{path}: not a readable picture ({type(error).__name__})"
-        ) from error
-    if min(image.shape[:2]) < MIN_SIDE_PX:
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable picture ({reason})") from error
+    if min(photo.image.shape[:2]) < MIN_SIDE_PX:
         raise UserError(f"{path}: smaller than {MIN_SIDE_PX} px")
-    return Photo(image, focal)
+    return photo
+
+
+def _read(path: Path) -> Photo:
+    with Image.open(path) as file:
+        if file.width * file.height > MAX_PIXELS:
+            raise UserError(f"{path}: {file.width} x {file.height} px is too large")
+        focal = _exif_focal(file)
+        upright = ImageOps.exif_transpose(file)
+        if upright.mode in DEEP_MODES:  # Pillow's own conversion would cut, not scale
+            grey = np.clip(np.asarray(upright) // 256, 0, 255)
+            upright = Image.fromarray(grey.astype(np.uint8))
+        elif upright.has_transparency_data:  # what lies below is no picture
+            upright = upright.convert("RGBA")
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright)
+        return Photo(np.asarray(upright.convert("RGB")), focal)
 
 
 def _exif_focal(file: Image.Image) -> float | None:
@@ -127,6 +148,12 @@ def _checked(intrinsics: np.ndarray, side: int) -> Float[np.ndarray, "3 3"]:
         raise UserError(
             "K: give fx,fy,cx,cy (pixels) or a 3x3 matrix whose last row is 0,0,1"
         )
+    away = float(np.abs(intrinsics[:2, 2]).max())
+    if away > FARTHEST_CENTER * side:
+        raise UserError(
+            f"K: a principal point at {away:g} px does not go with a picture of "
+            f"{side} px; give K in pixels of this picture"
+        )
     for focal in (intrinsics[0, 0], intrinsics[1, 1]):
         if not FOCAL_SHARES[0] < focal / side < FOCAL_SHARES[1]:
             raise UserError(
@@ -137,13 +164,14 @@ def _checked(intrinsics: np.ndarray, side: int) -> Float[np.ndarray, "3 3"]:
 
 
 def list_pictures(folder: str | Path) -> list[Path]:
-    """The pictures of a folder, by name.
+    """The pictures of a folder, by name; those too that only `read_photo` refuses.
 
     Raises:
       UserError: there is none.
     """
     folder = Path(folder)
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    known = (*PICTURES, *APPLE_PICTURES)
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in known)
     if not found:
         raise UserError(f"{folder}: holds no picture ({', '.join(PICTURES)})")
     return found

@@ -29,10 +29,46 @@ def test_read_photo_turns_a_picture_upright_and_reads_its_focal_length(tmp_path)
 def test_read_photo_refuses_what_is_no_picture(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.jpg: not a readable picture"):
+    with pytest.raises(UserError, match=r"a\.jpg: not a (readable )?picture"):
         photos.read_photo(path)
     with pytest.raises(UserError, match="smaller than 16 px"):
         photos.read_photo(save(tmp_path / "tiny.png", size=(8, 8)))
+
+
+def test_read_photo_scales_16_bits_and_puts_the_transparent_on_white(tmp_path):
+    deep = np.full((20, 30), 40_000, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    image = photos.read_photo(tmp_path / "deep.png").image
+    assert image.shape == (20, 30, 3) and (image == 40_000 // 256).all()
+    clear = np.zeros((20, 30, 4), np.uint8)
+    clear[:, :15, 3] = 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    image = photos.read_photo(tmp_path / "clear.png").image
+    assert (image[:, :15] == 0).all() and (image[:, 15:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "1", "F"])
+def test_read_photo_reads_every_mode_as_rgb(tmp_path, mode):
+    grey = Image.fromarray(np.full((20, 30), 255, np.uint8))
+    grey.convert(mode).save(tmp_path / "a.tif")
+    image = photos.read_photo(tmp_path / "a.tif").image
+    assert image.shape == (20, 30, 3) and (image > 250).all()
+
+
+def test_read_photo_says_what_to_do_with_heic_and_with_damage(tmp_path):
+    with pytest.raises(UserError, match="convert it to JPEG first"):
+        photos.read_photo(tmp_path / "IMG_1.HEIC")
+    whole = save(tmp_path / "a.jpg", size=(400, 300)).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"a\.jpg: not a readable picture \(image file"):
+        photos.read_photo(tmp_path / "a.jpg")
+
+
+def test_read_photo_says_nothing_of_a_picture_that_is_only_large(tmp_path, recwarn):
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match="too large"):
+        photos.read_photo(tmp_path / "large.png")
+    assert not recwarn.list
 
 
 def test_choose_camera_prefers_what_is_known_best():
@@ -53,6 +89,12 @@ def test_choose_camera_prefers_what_is_known_best():
 @pytest.mark.parametrize("k", [np.zeros((3, 3)), np.full((3, 3), np.nan)])
 def test_choose_camera_refuses_what_is_no_pinhole(k):
     with pytest.raises(UserError, match="K: give"):
+        photos.choose_camera(80, 60, intrinsics=k)
+
+
+def test_choose_camera_refuses_a_center_far_outside():
+    k = np.array([[80.0, 0, 9000], [0, 80, 30], [0, 0, 1]])
+    with pytest.raises(UserError, match="principal point at 9000 px"):
         photos.choose_camera(80, 60, intrinsics=k)
 
 
