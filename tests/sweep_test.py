@@ -86,9 +86,11 @@ def test_run_here_runs_each_once_and_collects(tmp_path, monkeypatch, capsys):
 
 
 PROGRAM = """
+import importlib.util
+import signal
 import sys
 from pathlib import Path
-import importlib.util
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells' "&" ignores it
 spec = importlib.util.spec_from_file_location("sweep", sys.argv[1])
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
