@@ -28,6 +28,9 @@ MANO_GLOBALS = {
 }
 
 
+NUM_VARIED = 16  # principal components along which the toy hand's poses vary
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mano")
@@ -57,7 +60,11 @@ def test_load_mano_reads_what_chumpy_wrote(paths, side):
         step = toy_hand.SHARE_STEP
         if official in ("v_template", "shapedirs", "posedirs"):
             step = toy_hand.POSE_STEP
-        off = np.abs(getattr(model, ours) - wanted[official]).max()
+        found, made = np.asarray(getattr(model, ours)), wanted[official]
+        if official == "hands_components":  # the rest is LAPACK's choice
+            assert np.abs(found @ found.T - np.eye(45)).max() < 0.01
+            found, made = found[:NUM_VARIED], made[:NUM_VARIED]
+        off = np.abs(found - made).max()
         print(f"\n{side} {official}: largest difference {off:.1e}")
         assert off <= step * 1.01, official
 
