@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import signal
 import sys
 import textwrap
 import traceback
@@ -131,6 +132,8 @@ def run(
                 raise
             place = f"{error.filename}: " if error.filename else ""
             return _complain(f"{place}{error.strerror.lower()}")
+        finally:  # Ctrl-C while Python takes itself down: no traceback of that
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     parser = functools.partial(_parse_or_exit, flag_values, groups or {})
     app.run(guarded, flags_parser=parser)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,22 @@ def test_run_names_the_mistake_in_one_line(tmp_path, arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_after_the_end_is_no_traceback(tmp_path):
+    """While Python takes itself down, which takes JAX a while."""
+    at_exit = "import atexit, os, signal\n" + (
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM_CODE.replace("def main", f"{at_exit}def main"))
+    done = subprocess.run(
+        [sys.executable, program, "--workdir=x", "--config=configs/common.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == -signal.SIGINT and done.stderr == ""
 
 
 def test_run_shows_examples_and_flags_on_help(tmp_path):

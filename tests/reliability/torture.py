@@ -52,6 +52,7 @@ SECOND_SIGNAL_SHARE = 0.2  # of the polite ones
 POLITE_ENDS = (0, 130, -signal.SIGTERM, -signal.SIGINT)
 COMPILED = "compiled in"
 SAVE_SECONDS = 0.15
+LAST_SECONDS = 10.0  # that processes may outlive the training, on a busy machine
 TIMEOUT = 600
 
 
@@ -227,8 +228,7 @@ class Torture:
         has_begun = bool(child.lines["out"])
         if code not in allowed or (has_begun and "Traceback" in errors):
             raise SystemExit(f"{kill}: ended with {code}\n{errors}")
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.process.pid, 0)
+        if not _all_end(child.process.pid):
             raise SystemExit(f"{kill}: processes are left behind")
         self.ends[str(code)] += not is_done
         halves = (workdir / checkpoint.FOLDER).glob(f"*{checkpoint.PART}")
@@ -246,6 +246,18 @@ class Torture:
         if code:
             raise SystemExit("\n".join(child.lines["err"]))
         return child
+
+
+def _all_end(group: int) -> bool:
+    """Whether a group's processes are gone soon; they look once a second."""
+    until = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def digest(workdir: Path) -> dict[str, str]:
