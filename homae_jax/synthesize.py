@@ -509,11 +509,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
         return config_flags.EXIT_INTERRUPTED
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or _OUT.value}: {error.strerror or error}; when that is "
-            "mended the same command goes on, or choose another --out"
-        ) from error
     print(root)
     return 0
 

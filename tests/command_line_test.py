@@ -55,10 +55,16 @@ def test_a_reader_that_leaves_early_is_no_mistake():
     assert done.stdout.count("\n") == 1
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
-    picture = ROOT / "notebooks" / "photo.jpg"
+PICTURE = ROOT / "notebooks" / "photo.jpg"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("predict", f"--input={PICTURE}"), ("synthesize", "--num_eval=1")]
+)
+@pytest.mark.parametrize("place", ["{folder}/file/out", "/proc/out"])
+def test_a_place_that_cannot_be_written_is_one_line(arguments, place, tmp_path):
     (tmp_path / "file").touch()
-    done = run("predict", f"--input={picture}", f"--out={tmp_path}/file/out")
+    done = run(*arguments, f"--out={place.format(folder=tmp_path)}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 

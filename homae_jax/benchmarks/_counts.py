@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
+from homae_jax.models.points import count_evaluations
+
+TARGETS = ("hand", "object")
+
 ELEMENTWISE = frozenset(
     """
     abs add add_any and atan2 ceil clamp cos cumsum div eq erf erf_inv exp exp2 expm1
@@ -25,6 +29,25 @@ REDUCTIONS = frozenset(
     scatter-add
     """.split()  # noqa: SIM905
 )
+
+
+def evaluations(points: Any, sampler: str | None = None) -> dict[str, int]:
+    """Signed distances that one picture takes, of hand and object.
+
+    Args:
+      points: the group model.points of a configuration.
+      sampler: in place of the group's.
+    """
+    return {
+        target: count_evaluations(
+            sampler=sampler or points.sampler,
+            grid_size=points.grid_size,
+            factor=points.coarse_factor,
+            share=points.refine_share,
+            num=points[f"num_{target}"],
+        )
+        for target in TARGETS
+    }
 
 
 class Arithmetic(NamedTuple):

@@ -7,13 +7,14 @@ Imports nothing of ours.
 
 import contextlib
 import json
-import pickle
 import resource
 import statistics
 import sys
 import time
 import types
 from collections.abc import Callable
+
+_DECLARED: list = []  # a library that is collected takes its declarations along
 
 
 def main() -> None:
@@ -58,13 +59,16 @@ def dinov2(request: dict) -> list[dict]:
 
 def mano(request: dict) -> list[dict]:
     """smplx's MANO layer: vertices and joints, and their gradient."""
+    import numpy as np
     import smplx
     import torch
 
+    with np.load(request["hand"], allow_pickle=False) as file:
+        fields = smplx.utils.Struct(**file)
     layer = smplx.MANO(
-        request["path"],
+        request["hand"],
         is_rhand=True,
-        data_struct=smplx.utils.Struct(**read_hand(request["path"])),
+        data_struct=fields,
         use_pca=False,
         flat_hand_mean=True,
         dtype=torch.float32,
@@ -96,27 +100,6 @@ def mano(request: dict) -> list[dict]:
     ]
 
 
-def read_hand(path: str) -> dict:
-    """Fields of a MANO pickle; chumpy, which no new Python runs, is stood in for."""
-
-    class Ch:
-        def value(self):
-            return self.x
-
-    class Select(Ch):
-        def value(self):
-            return self.a.value().ravel()[self.idxs].reshape(self.preferred_shape)
-
-    parts = {"chumpy": {}, "chumpy.ch": {"Ch": Ch}}
-    parts["chumpy.reordering"] = {"Select": Select}
-    for name, content in parts.items():
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name]).update(content)
-    with open(path, "rb") as file:
-        fields = pickle.load(file, encoding="latin1")
-    return {k: v.value() if isinstance(v, Ch) else v for k, v in fields.items()}
-
-
 def declare_operators(torch: types.ModuleType) -> None:
     """transformers imports torchvision, which may be built for another torch."""
     try:
@@ -130,7 +113,7 @@ def declare_operators(torch: types.ModuleType) -> None:
         signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
             library.define(operator + signature)
-        sys.modules["_kept"] = library  # collected, it takes its declarations along
+        _DECLARED.append(library)
 
 
 def measure(

@@ -1,11 +1,12 @@
 """The hand layer: vertices and joints, and their gradients, by batch size.
 
-Beside smplx's, where `--peer` names a Python that has it and `--mano` a .pkl file.
+Beside smplx's, where `--peer` names a Python that has it.
 """
 
 import argparse
-import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from homae_jax.benchmarks import _peer
 from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry.rotations import aa_to_rotmat
 from homae_jax.hand import mano
-from homae_jax.hand.mano_files import SHAPES, load_mano
+from homae_jax.hand.joints import PARENTS
+from homae_jax.hand.mano_files import NPZ_KEYS, SHAPES, load_mano
 
 BATCHES = (1, 24, 1024)
 
@@ -51,11 +53,17 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
                 repeats=options.repeats,
             )
             yield ours[name]
-        if options.mano.endswith(".pkl"):
-            request = {"what": "mano", "path": options.mano, "batch": num}
+        with tempfile.TemporaryDirectory() as folder:
+            hand = _write_official(model, Path(folder) / "hand.npz")
+            request = {"what": "mano", "hand": str(hand), "batch": num}
             yield from _peer.run("MANO, smplx", request, options, ours)
-        elif options.peer:
-            print("smplx reads .pkl files: give one by --mano", file=sys.stderr)
+
+
+def _write_official(model: mano.ManoModel, path: Path) -> Path:
+    """Arrays by their official names: the peer has no pickle to trust."""
+    fields = {name: getattr(model, ours) for ours, name in NPZ_KEYS.items()}
+    np.savez(path, kintree_table=[PARENTS, range(len(PARENTS))], **fields)
+    return path
 
 
 def _forward(model: mano.ManoModel, pose: jax.Array, betas: jax.Array) -> tuple:

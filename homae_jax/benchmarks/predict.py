@@ -12,12 +12,11 @@ import jax
 import numpy as np
 
 from homae_jax import assembly
-from homae_jax.benchmarks import _setup
+from homae_jax.benchmarks import _counts, _setup
 from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
 from homae_jax.models import homae
-from homae_jax.models.points import count_evaluations
 from homae_jax.schema import Batch
 
 BATCHES = (1, 8)
@@ -156,20 +155,10 @@ def _shapes(config: Any, num: int) -> str:
 
 def _figures(config: Any, result: Measurement) -> dict[str, float]:
     """Evaluations of signed distances, and how the peer compares."""
-    points = config.model.points
-    spent = [
-        count_evaluations(
-            sampler=points.sampler,
-            grid_size=points.grid_size,
-            factor=points.coarse_factor,
-            share=points.refine_share,
-            num=points[f"num_{target}"],
-        )
-        for target in TARGETS
-    ]
+    spent = _counts.evaluations(config.model.points)
     fastest = result.fastest_s / result.count
     return {
-        "sdf_evaluations_per_picture": float(sum(spent)),
+        "sdf_evaluations_per_picture": float(sum(spent.values())),
         "flop_per_picture": result.flops / result.count,
         "times_faster_than_hoisdf_elsewhere_low": PEER_S[0] / fastest,
         "times_faster_than_hoisdf_elsewhere_high": PEER_S[1] / fastest,

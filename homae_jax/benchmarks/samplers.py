@@ -16,9 +16,8 @@ import numpy as np
 
 import homae_jax
 from homae_jax import assembly, config_flags
-from homae_jax.benchmarks import _setup
+from homae_jax.benchmarks import _counts, _setup
 from homae_jax.benchmarks._measure import Measurement, measure
-from homae_jax.models.points import count_evaluations
 from homae_jax.schema import Outputs
 
 SAMPLERS = ("dense", "coarse_to_fine")
@@ -65,16 +64,8 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             for key in COMPARED
         }
         figures = {
-            f"{target}_evaluations": float(
-                count_evaluations(
-                    sampler=sampler,
-                    grid_size=points.grid_size,
-                    factor=points.coarse_factor,
-                    share=points.refine_share,
-                    num=points[f"num_{target}"],
-                )
-            )
-            for target in ("hand", "object")
+            f"{target}_evaluations": float(num)
+            for target, num in _counts.evaluations(points, sampler).items()
         }
         if sampler != SAMPLERS[0]:
             figures |= compare(outputs[SAMPLERS[0]], outputs[sampler], points)
@@ -95,7 +86,7 @@ def compare(
 ) -> dict[str, float]:
     """Shares and differences; lengths in millimetres, of the worst picture too."""
     figures = {}
-    for target in ("hand", "object"):
+    for target, spent in _counts.evaluations(points, SAMPLERS[1]).items():
         shares = overlap(
             dense[f"{target}_points_norm"],
             fine[f"{target}_points_norm"],
@@ -103,13 +94,6 @@ def compare(
         )
         figures[f"{target}_overlap"] = float(shares.mean())
         figures[f"{target}_overlap_worst"] = float(shares.min())
-        spent = count_evaluations(
-            sampler=SAMPLERS[1],
-            grid_size=points.grid_size,
-            factor=points.coarse_factor,
-            share=points.refine_share,
-            num=points[f"num_{target}"],
-        )
         figures[f"{target}_share_of_evaluations"] = spent / points.grid_size**3
     lengths = {
         key: 1e3 * np.linalg.norm(dense[key] - fine[key], axis=-1)

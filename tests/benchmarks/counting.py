@@ -18,7 +18,6 @@ from configs import ho3d, synthetic
 from homae_jax import assembly
 from homae_jax.benchmarks import _counts
 from homae_jax.models.homae import Homae
-from homae_jax.models.points import count_evaluations
 from homae_jax.training import objective
 from tests import toy
 
@@ -45,17 +44,7 @@ def paper(sampler: str, variant: str = "vitb14") -> Any:
 
 def evaluations(config: Any) -> int:
     """Of signed distances, for one picture."""
-    points = config.model.points
-    return sum(
-        count_evaluations(
-            sampler=points.sampler,
-            grid_size=points.grid_size,
-            factor=points.coarse_factor,
-            share=points.refine_share,
-            num=points[f"num_{target}"],
-        )
-        for target in ("hand", "object")
-    )
+    return sum(_counts.evaluations(config.model.points).values())
 
 
 def shapes(config: Any) -> tuple[Homae, Any, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from configs import common
 from homae_jax.data import pipeline
+from homae_jax.data.source import FrameInfo
 from homae_jax.errors import UserError
 from homae_jax.schema import Batch
 
@@ -51,10 +52,15 @@ class ToySource:
         return f"TOY/{index:04d}"
 
     def frame_info(self, index):
-        raise NotImplementedError
+        return FrameInfo(
+            object_name=NAMES[0],
+            sequence="TOY",
+            hand_visibility=float("nan"),
+            object_visibility=float("nan"),
+        )
 
     def ground_truth(self, index):
-        raise NotImplementedError
+        return None
 
 
 def example_options():

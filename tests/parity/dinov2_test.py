@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.parity import torchvision_operators
+from homae_jax.benchmarks._peer_program import declare_operators
 
-torchvision_operators.declare_missing()
+declare_operators(torch)
 pytest.importorskip("transformers")
 
 from flax import traverse_util

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from tests.parity import torchvision_operators
+from homae_jax.benchmarks._peer_program import declare_operators
 
-torchvision_operators.declare_missing()
+declare_operators(torch)
 import transformers  # after torchvision was seen to
 
 PATH = Path(__file__).parent / "data" / "dinov2_reference.npz"
