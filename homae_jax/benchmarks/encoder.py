@@ -57,13 +57,15 @@ def gradient(vit: Vit) -> Callable[..., dict]:
     """Parameters and images -> the gradient of a sum of squares, compiled."""
 
     def total(params: dict, image: jax.Array) -> jax.Array:
-        return jnp.sum(_encode(vit, params, image) ** 2)
+        return jnp.sum(_encode(vit, params, image, train=True) ** 2)
 
     return jax.jit(jax.grad(total))
 
 
-def _encode(vit: Vit, params: dict, image: jax.Array) -> jax.Array:
-    return vit.apply({"params": params}, image, train=False).patch_tokens
+def _encode(
+    vit: Vit, params: dict, image: jax.Array, train: bool = False
+) -> jax.Array:
+    return vit.apply({"params": params}, image, train=train).patch_tokens
 
 
 def initial(vit: Vit, image: jax.Array) -> dict:

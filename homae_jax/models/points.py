@@ -57,7 +57,8 @@ def distance_outside_box(
     """Pixels by which points miss a box (x0, y0, x1, y1); 0 inside."""
     below = jnp.maximum(box_px[:, None, :2] - points_px, 0.0)
     above = jnp.maximum(points_px - box_px[:, None, 2:], 0.0)
-    return jnp.sqrt(jnp.sum(below**2 + above**2, axis=-1))
+    x, y = jnp.moveaxis(below + above, -1, 0)  # of each pair one is zero
+    return jnp.sqrt(x**2 + y**2)
 
 
 def select_nearest(

@@ -102,11 +102,11 @@ def run_stages(flat, sizes, image):
     )
     found = found["intermediates"]
     stages = {
-        name: value["__call__"][0]
-        for name, value in found.items()
-        if name.startswith(("blocks_", "norm"))
+        name: tokens[0]
+        for name, tokens in found.items()
+        if name.startswith(("blocks_", "embeddings"))
     }
-    return {**stages, "embeddings": found["embeddings"][0]}
+    return {**stages, "norm": found["norm"]["__call__"][0]}
 
 
 @pytest.mark.parametrize("naming", NAMINGS)

@@ -44,11 +44,10 @@ def run_ours(state, sizes, image, *, grid, offset):
     )
     found = found["intermediates"]
     stages = {
-        name: np.asarray(found[name]["__call__"][0])
-        for name in found
-        if name.startswith("blocks_")
+        name: np.asarray(tokens[0])
+        for name, tokens in found.items()
+        if name.startswith(("blocks_", "embeddings"))
     }
-    stages["embeddings"] = np.asarray(found["embeddings"][0])
     stages["norm"] = np.asarray(found["norm"]["__call__"][0])
     return stages
 
