@@ -211,13 +211,14 @@ def toy_target_options() -> dict:
 
 def toy_targets(batch: Batch) -> Targets:
     """Zeros in the shapes of a batch's targets."""
+    mano, templates = toy_mano(), toy_templates()  # made on the host, not in a trace
 
     def compute(key: jax.Array) -> Targets:
         return compute_targets(
             key,
             batch,
-            mano=toy_mano(),
-            templates=toy_templates(),
+            mano=mano,
+            templates=templates,
             point_jitter=jax.numpy.float32(0.0),
             **toy_target_options(),
         )

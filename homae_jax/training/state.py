@@ -25,7 +25,8 @@ def create_state(
     """The state before the first step."""
     return TrainState(
         params=params,
-        opt_state=tx.init(params),
+        # As one program: outside of it every shape is a compilation of its own.
+        opt_state=jax.jit(tx.init)(params),
         step=jnp.zeros((), jnp.int32),
         rng=jax.random.key_data(jax.random.key(seed)),
         num_skipped=jnp.zeros((), jnp.int32),

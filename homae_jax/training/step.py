@@ -43,7 +43,7 @@ def train_step(
     grads, terms = _gradients(state, batch, key, loss_fn=loss_fn, accumulate=accumulate)
     if axis_name is not None:
         grads, terms = jax.lax.pmean((grads, terms), axis_name)
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = _norm(grads)
     is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(terms["loss"])
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     applied = state._replace(
@@ -58,8 +58,8 @@ def train_step(
     )
     bookkeeping = {
         "grad_norm": grad_norm,
-        "param_norm": optax.tree.norm(new_state.params),
-        "update_norm": jnp.where(is_finite, optax.tree.norm(updates), 0.0),
+        "param_norm": _norm(new_state.params),
+        "update_norm": jnp.where(is_finite, _norm(updates), 0.0),
         # The optimiser counts the steps that it applied.
         "lr": jnp.asarray(rate(state.step - state.num_skipped), jnp.float32),
         "is_skipped": is_skipped,
@@ -67,6 +67,12 @@ def train_step(
         "num_skipped_in_a_row": new_state.num_skipped_in_a_row,
     }
     return new_state, terms | bookkeeping
+
+
+def _norm(tree: Any) -> Array:
+    """Euclidean length of all leaves, as one vector: one sum, not one for each."""
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    return jnp.linalg.norm(flat)
 
 
 def _gradients(
