@@ -72,6 +72,7 @@ def _data() -> ConfigDict:
     a.saturation = 0.5
     a.hue = 0.15
     a.blur_px = 0.5  # largest Gaussian blur radius
+    a.colours_on = "loader"  # "loader" | "device": the last five inside the step
     return d
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from homae_jax import config_flags, lifeline, runtime, weights
-from homae_jax.data import cache, crops, pipeline
+from homae_jax.data import cache, crops, pipeline, recolour
 from homae_jax.data.dexycb import DexYcbSource, HandBasis
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
@@ -394,6 +394,25 @@ def target_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "num_object": points.num_object,
         **options,
     }
+
+
+def colours_on_device(
+    config: ml_collections.ConfigDict,
+) -> Callable[[jax.Array, Batch], Batch] | None:
+    """(key, batch) -> the batch in other colours; None where the loader does it.
+
+    Raises:
+      UserError: data.augment.colours_on is neither.
+    """
+    a = config.data.augment
+    crops.check_choice("data.augment.colours_on", a.colours_on, crops.COLOURS_ON)
+    if not a.enabled or a.colours_on == "loader":
+        return None
+    widths = {
+        name: a[name]
+        for name in ("brightness", "contrast", "saturation", "hue", "blur_px")
+    }
+    return functools.partial(recolour.recolour_batch, **widths)
 
 
 def loss_options(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -297,6 +297,7 @@ def build_loss(run: Run) -> Callable[..., Any]:
             config.train.own_points_probability if is_switched else 0.0
         ),
         frozen=(optimizer.ENCODER,) if config.model.encoder.freeze else (),
+        recolour=assembly.colours_on_device(config),
     )
 
 

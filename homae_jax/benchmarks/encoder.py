@@ -62,9 +62,7 @@ def gradient(vit: Vit) -> Callable[..., dict]:
     return jax.jit(jax.grad(total))
 
 
-def _encode(
-    vit: Vit, params: dict, image: jax.Array, train: bool = False
-) -> jax.Array:
+def _encode(vit: Vit, params: dict, image: jax.Array, train: bool = False) -> jax.Array:
     return vit.apply({"params": params}, image, train=train).patch_tokens
 
 

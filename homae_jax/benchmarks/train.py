@@ -135,4 +135,5 @@ def make_loss(
         steps_per_epoch=STEPS_PER_EPOCH,
         switch_step=0,
         own_points_probability=float(own_points),
+        recolour=assembly.colours_on_device(config),
     )

@@ -25,6 +25,8 @@ MIN_CROP_SIDE_PX = 16.0  # of the picture; a smaller box holds nothing to look a
 CROPS = ("hand_object", "object")
 OBJECT_CENTERS = ("const", "wrist")
 ROTATION_MODES = ("uniform", "normal")
+COLOURS_ON = ("loader", "device")  # the device's are in recolour.py
+SMALLEST_BLUR_PX = 0.1  # of a sigma; the neighbours' weight is below the rounding
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])  # Rec. 601
 # RGB -> YIQ; a turn of the IQ plane is a turn of the hue.
 RGB_TO_YIQ = np.array(
@@ -47,6 +49,7 @@ class Augmentation(NamedTuple):
     saturation: float
     hue: float  # of a full turn
     blur_px: float  # largest sigma
+    colours_on: str  # who changes the colours
 
 
 class View(NamedTuple):
@@ -90,18 +93,20 @@ def make_example(
     Raises:
       UserError: the object has no template, or an option is not known.
     """
-    _check_choice("data.crop", crop, CROPS)
-    _check_choice("data.object_center", object_center, OBJECT_CENTERS)
+    check_choice("data.crop", crop, CROPS)
+    check_choice("data.object_center", object_center, OBJECT_CENTERS)
     points = _picture_points(frame)
     height, width = frame["image"].shape[:2]
     view = frame_view(frame, crop, crop_scale)
     is_augmented = rng is not None and augmentation is not None and augmentation.enabled
+    is_recoloured = False
     if is_augmented:
+        is_recoloured = augmentation.colours_on == "loader"
         view = jitter_view(view, rng, augmentation)
 
     affine = camera.crop_affine(view.center_px, view.side_px, image_size, view.angle)
     image = warp_picture(frame["image"], affine, image_size)
-    if is_augmented:
+    if is_recoloured:
         image = jitter_colours(image, rng, augmentation)
         image = _blacken_outside(image, affine, width=width, height=height)
     hand_box = bounding_box(_apply(affine, points["hand"]))
@@ -132,7 +137,7 @@ def make_example(
     wide = scene_view(view, width, height, rng if is_augmented else None)
     scales = hand_box_scale, object_box_scale
     scene = _scene(frame, wide, points, image_size=image_size, scales=scales)
-    if is_augmented:
+    if is_recoloured:
         scene = scene._replace(image=jitter_colours(scene.image, rng, augmentation))
     return stored | {"scene": scene}
 
@@ -229,7 +234,7 @@ def jitter_view(
     view: View, rng: np.random.Generator, augmentation: Augmentation
 ) -> View:
     """Moves, scales and turns a view at random (HOISDF)."""
-    _check_choice(
+    check_choice(
         "data.augment.rotation_mode", augmentation.rotation_mode, ROTATION_MODES
     )
     reach = augmentation.center_jitter * view.side_px
@@ -320,7 +325,7 @@ def jitter_colours(
         matrix, offset = factor @ matrix, factor @ offset + shift
     image = cv2.transform(image, np.column_stack([matrix, offset]))
     sigma = rng.uniform(0.0, a.blur_px)
-    if sigma < 0.1:  # the neighbours' weight would be below the rounding
+    if sigma < SMALLEST_BLUR_PX:
         return image
     taps = 2 * int(np.ceil(3 * sigma)) + 1
     return cv2.GaussianBlur(image, (taps, taps), sigma)
@@ -425,7 +430,8 @@ def _object_index(name: str, object_names: Sequence[str]) -> int:
         ) from error
 
 
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a UserError where a key's value is none of the choices."""
     if value not in choices:
         raise UserError(f'{key}="{value}": use one of {", ".join(choices)}')
 

@@ -10,6 +10,7 @@ The convolutional stem ("conv") is this project's own: it makes the same grid of
 and exists to be trained from scratch on a CPU, where a plain ViT does not get going.
 """
 
+import operator
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -229,7 +230,8 @@ class Vit(nn.Module):
             keys = jax.random.split(self.make_rng("params"), self.depth)
             params = jax.vmap(lambda key: block.init(key, x)["params"])(keys)
             for i, name in enumerate(names):
-                self.put_variable("params", name, jax.tree.map(lambda p: p[i], params))
+                one = jax.tree.map(operator.itemgetter(i), params)
+                self.put_variable("params", name, one)
         params = [self.get_variable("params", name) for name in names]
         if train:
             return self._scan(block, params, x)

@@ -1,6 +1,6 @@
 """The loss of a batch as a function of the parameters: targets, network, terms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from homae_jax.losses import total_loss
 from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.targets import compute_targets, point_jitter
 from homae_jax.training.step import LossFn
+
+_COLOURS = 4  # folded into a step's key: other draws stay what they are without
 
 
 def make_loss_fn(
@@ -25,6 +27,7 @@ def make_loss_fn(
     switch_step: int,
     own_points_probability: float,
     frozen: Sequence[str] = (),
+    recolour: Callable[[Array, Batch], Batch] | None = None,
 ) -> LossFn:
     """(params, batch, key, step) -> (loss, terms).
 
@@ -36,12 +39,16 @@ def make_loss_fn(
         epoch.
       own_points_probability: 0 leaves the sampler out of the compiled step.
       frozen: parts of the network that get no gradient, which saves its computation.
+      recolour: (key, batch) -> the batch in other colours; None where the loader has
+        seen to them.
     """
 
     def loss_fn(
         params: Any, batch: Batch, key: Array, step: Array
     ) -> tuple[Array, dict[str, Array]]:
         target_key, mask_key, dropout_key, choice_key = jax.random.split(key, 4)
+        if recolour is not None:
+            batch = recolour(jax.random.fold_in(key, _COLOURS), batch)
         targets = compute_targets(
             target_key,
             batch,

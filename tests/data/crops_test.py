@@ -187,6 +187,21 @@ def test_make_example_ignores_the_generator_where_augmentation_is_off():
         np.testing.assert_array_equal(off[key], plain[key])
 
 
+def test_make_example_leaves_colours_to_the_device_where_asked():
+    image = np.random.default_rng(0).integers(1, 256, (480, 640, 3), np.uint8)
+    frame = make_frame(image=image)
+    widths = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    plain = example(frame, 3, augmentation=augmentation(**widths, blur_px=0.0))
+    left = example(frame, 3, augmentation=augmentation(colours_on="device"))
+    changed = example(frame, 3)
+    # The loader's colours come with a rim cut off where the picture ends.
+    image = np.where(plain["image"] == 0, 0, left["image"])
+    for key, value in plain.items():
+        np.testing.assert_array_equal(({**left, "image": image})[key], value)
+    assert np.mean(image != left["image"]) < 0.02
+    assert np.abs(changed["image"].astype(int) - plain["image"]).mean() > 1
+
+
 def test_make_example_leaves_the_frame_as_it_is():
     frame, untouched = make_frame(), make_frame()
     example(frame, seed=0)

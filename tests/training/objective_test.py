@@ -89,6 +89,22 @@ def test_own_points_are_used_from_the_switch_on_with_the_probability_given():
     assert 4 <= sum(after) <= 20
 
 
+def test_the_batch_is_recoloured_before_anything_sees_it():
+    params, batch = toy_inputs()
+
+    def darken(key, batch):
+        del key
+        return batch._replace(image=batch.image // 2)
+
+    inputs = jax.random.key(0), jnp.int32(0)
+    darkening = jax.jit(loss_fn(recolour=darken), compiler_options=QUICKLY)
+    loss, _ = darkening(params, batch, *inputs)
+    wanted, _ = compiled_loss()(params, darken(None, batch), *inputs)
+    plain, _ = compiled_loss()(params, batch, *inputs)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    assert abs(float(loss) - float(plain)) > 1e-3
+
+
 @pytest.mark.slow
 def test_frozen_parts_get_no_gradient():
     params, batch = toy_inputs()
