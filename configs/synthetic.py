@@ -28,7 +28,7 @@ def get_config(length: str = "short") -> ConfigDict:
     colours = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
     c.data.augment.update(rotation_deg=15.0, scale_sigma=0.1, **colours)
     c.synthetic.update(
-        num_train=2000,
+        num_train=2800,
         num_eval=240,
         view_cone_deg=15.0,
         roll_deg=25.0,
@@ -46,7 +46,7 @@ def get_config(length: str = "short") -> ConfigDict:
 
     g = c.train
     g.batch_size = 8  # many small steps: thrice as far on the same images as with 24
-    g.steps = 1400
+    g.steps = 1600
     g.switch_epoch = 0.0  # own points from the start: true ones give the answer away
     g.own_points_probability = 1.0
     g.update(log_every=50, checkpoint_every=500, figures_every=500)
