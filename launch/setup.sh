@@ -8,6 +8,10 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$ROOT"
 PYTHON="$ROOT/.venv/bin/python"
 
+# Large pages for what glibc's malloc hands out: XLA asks for its buffers anew at every
+# step, and taking them in pages of 4 KiB costs a CPU training a tenth of its time.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 is_new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
@@ -64,7 +68,3 @@ install() {
 }
 
 install
-
-# Large pages for what glibc's malloc hands out: XLA asks for its buffers anew at every
-# step, and taking them in pages of 4 KiB costs a CPU training a tenth of its time.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

@@ -63,3 +63,10 @@ def test_find_python_takes_the_one_asked_for_or_none(tmp_path, monkeypatch):
     fake(tmp_path, "new", 0)
     monkeypatch.setenv("HOMAE_PYTHON", str(tmp_path / "new"))
     assert run_function("find_python", tmp_path).stdout == f"{tmp_path / 'new'}\n"
+
+
+@pytest.mark.parametrize("given", ["", "glibc.malloc.check=3"])
+def test_setup_asks_for_large_pages_and_keeps_what_is_set(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("GLIBC_TUNABLES", given)
+    done = run_function("printenv GLIBC_TUNABLES", tmp_path)
+    assert done.stdout == f"{given or 'glibc.malloc.hugetlb=1'}\n"
