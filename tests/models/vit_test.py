@@ -1,6 +1,7 @@
 """Structure of the encoder: tokens, stems, stochastic depth, dtypes."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,24 @@ def test_scan_of_training_equals_one_block_after_another(remat):
         scanned,
         plain,
     )
+
+
+def widest_fusion(depth, train):
+    """Most operands of a fusion in the compiled gradient."""
+    model, params, image = make(depth=depth)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return jnp.sum(model.apply(params, image, train=train).patch_tokens ** 3)
+
+    text = gradient.lower(params).compile().as_text()
+    calls = re.findall(r" fusion\((.*?)\), kind=", text)
+    return max(call.count("%") for call in calls)
+
+
+def test_the_gradient_of_a_block_reads_nothing_of_other_blocks():
+    assert widest_fusion(6, train=True) == widest_fusion(3, train=True) < 20
 
 
 def test_blocks_are_applied_in_order():
