@@ -34,7 +34,7 @@ def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Traces are millions of objects that stay: by default the collector goes over all
     # of them again and again, a quarter of the time that a trace takes.
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(100_000)
     # Orbax reports every file, and traces of errors that we report ourselves.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
