@@ -9,6 +9,7 @@ Sizes, order and guards of the crop are HOISDF's, augmentation included.
 """
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import cv2
@@ -33,6 +34,8 @@ RGB_TO_YIQ = np.array(
     [GREY_WEIGHTS, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
 )
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
+_GREY_ROW = GREY_WEIGHTS[None]
+CONTRAST = 1  # of the four changes: it alone looks at the picture's mean
 
 
 class Augmentation(NamedTuple):
@@ -50,6 +53,16 @@ class Augmentation(NamedTuple):
     hue: float  # of a full turn
     blur_px: float  # largest sigma
     colours_on: str  # who changes the colours
+
+
+class ColourChange(NamedTuple):
+    """What happens to the colours of one picture; numbers, or traced ones."""
+
+    brightness: Any  # factors
+    contrast: Any
+    saturation: Any
+    hue: Any  # radians
+    order: Any  # of the four, by number
 
 
 class View(NamedTuple):
@@ -304,25 +317,13 @@ def jitter_colours(
     nothing is clipped in between.
     """
     a = augmentation
-    matrix, offset = np.eye(3), np.zeros(3)
-    mean = np.array(cv2.mean(image)[:3])
     brightness, contrast, saturation = (
         rng.uniform(max(0.0, 1 - width), 1 + width)
         for width in (a.brightness, a.contrast, a.saturation)
     )
     hue = 2 * np.pi * rng.uniform(-a.hue, a.hue)
-    for change in rng.permutation(4):
-        if change == 0:
-            factor, shift = brightness * np.eye(3), 0.0
-        elif change == 1:
-            grey = GREY_WEIGHTS @ (matrix @ mean + offset)
-            factor, shift = contrast * np.eye(3), (1 - contrast) * grey
-        elif change == 2:
-            factor = saturation * np.eye(3) + (1 - saturation) * GREY_WEIGHTS
-            shift = 0.0
-        else:
-            factor, shift = _hue_matrix(hue), 0.0
-        matrix, offset = factor @ matrix, factor @ offset + shift
+    change = ColourChange(brightness, contrast, saturation, hue, rng.permutation(4))
+    matrix, offset = colour_map(np.array(cv2.mean(image)[:3]), change)
     image = cv2.transform(image, np.column_stack([matrix, offset]))
     sigma = rng.uniform(0.0, a.blur_px)
     if sigma < SMALLEST_BLUR_PX:
@@ -331,9 +332,35 @@ def jitter_colours(
     return cv2.GaussianBlur(image, (taps, taps), sigma)
 
 
-def _hue_matrix(angle: float) -> Float[np.ndarray, "3 3"]:
-    c, s = np.cos(angle), np.sin(angle)
-    turn = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+def colour_map(mean: Any, change: ColourChange, xp: ModuleType = np) -> tuple[Any, Any]:
+    """The four changes of a picture, whose mean is `mean`, as one affine map of RGB.
+
+    Args:
+      xp: numpy, or jax.numpy where the changes are traced.
+
+    Returns:
+      The matrix, "3 3", and the offset, "3".
+    """
+    factors = xp.stack(
+        [
+            change.brightness * np.eye(3),
+            change.contrast * np.eye(3),
+            change.saturation * np.eye(3) + (1 - change.saturation) * _GREY_ROW,
+            _hue_matrix(change.hue, xp),
+        ]
+    )
+    matrix, offset = xp.eye(3), xp.zeros(3)
+    for i in range(4):
+        which = change.order[i]
+        grey = GREY_WEIGHTS @ (matrix @ mean + offset)
+        shift = xp.where(which == CONTRAST, (1 - change.contrast) * grey, 0.0)
+        matrix, offset = factors[which] @ matrix, factors[which] @ offset + shift
+    return matrix, offset
+
+
+def _hue_matrix(angle: Any, xp: ModuleType = np) -> Any:
+    c, s = xp.cos(angle), xp.sin(angle)
+    turn = xp.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
     return YIQ_TO_RGB @ turn @ RGB_TO_YIQ
 
 

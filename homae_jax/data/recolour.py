@@ -5,29 +5,15 @@ compiled step: less work for the loader where that is what a GPU waits for. The
 distributions are the same, the random numbers are not. No loader imports this.
 """
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from homae_jax.data.crops import GREY_WEIGHTS, RGB_TO_YIQ, SMALLEST_BLUR_PX, YIQ_TO_RGB
+from homae_jax.data.crops import SMALLEST_BLUR_PX, ColourChange, colour_map
 from homae_jax.schema import Batch
-
-_EYE = np.eye(3, dtype=np.float32)
-_GREY = GREY_WEIGHTS.astype(np.float32)
-
-
-class Change(NamedTuple):
-    """What happens to the colours of one picture."""
-
-    brightness: Float[Array, ""]  # factors
-    contrast: Float[Array, ""]
-    saturation: Float[Array, ""]
-    hue: Float[Array, ""]  # radians
-    blur_px: Float[Array, ""]  # sigma
-    order: Int[Array, " 4"]  # of brightness, contrast, saturation, hue
 
 
 def recolour_batch(
@@ -49,23 +35,19 @@ def recolour_batch(
     """
     widths = jnp.array([brightness, contrast, saturation], jnp.float32)
 
-    def draw(key: Array) -> Change:
+    def draw(key: Array) -> tuple[ColourChange, Array]:
         factor_key, hue_key, blur_key, order_key = jax.random.split(key, 4)
         low = jnp.maximum(1 - widths, 0.0)
         factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=1 + widths)
         turn = jax.random.uniform(hue_key, minval=-hue, maxval=hue)
-        return Change(
-            *factors,
-            hue=2 * jnp.pi * turn,
-            blur_px=jax.random.uniform(blur_key, maxval=blur_px),
-            order=jax.random.permutation(order_key, 4),
-        )
+        order = jax.random.permutation(order_key, 4)
+        change = ColourChange(*factors, hue=2 * jnp.pi * turn, order=order)
+        return change, jax.random.uniform(blur_key, maxval=blur_px)
 
     def recolour_all(key: Array, images: Array) -> Array:
-        changes = jax.vmap(draw)(jax.random.split(key, len(images)))
-        return jax.vmap(lambda i, c: recolour(i, c, largest_blur_px=blur_px))(
-            images, changes
-        )
+        changes, sigmas = jax.vmap(draw)(jax.random.split(key, len(images)))
+        one = functools.partial(recolour, largest_blur_px=blur_px)
+        return jax.vmap(one)(images, changes, sigmas)
 
     crop_key, scene_key = jax.random.split(key)
     batch = batch._replace(image=recolour_all(crop_key, batch.image))
@@ -76,45 +58,27 @@ def recolour_batch(
 
 
 def recolour(
-    image: UInt8[Array, "h w 3"], change: Change, *, largest_blur_px: float
+    image: UInt8[Array, "h w 3"],
+    change: ColourChange,
+    blur_px: Float[Array, ""],
+    *,
+    largest_blur_px: float,
 ) -> UInt8[Array, "h w 3"]:
     """Brightness, contrast, saturation and hue in the order given, then a blur.
 
-    Black stays black: it is what lies outside of the picture.
+    `largest_blur_px` bounds the taps that are compiled. Black stays black: it is what
+    lies outside of the picture.
     """
     x = image.astype(jnp.float32)
-    matrix, offset = _colour_map(jnp.mean(x, axis=(0, 1)), change)
+    matrix, offset = colour_map(jnp.mean(x, axis=(0, 1)), change, jnp)
     columns = matrix.T[:, None, None]
     parts = [x[..., i, None] * columns[i] for i in range(3)]
     x = _as_levels(parts[0] + parts[1] + parts[2] + offset[None, None])
     radius = int(np.ceil(3 * largest_blur_px))
     if radius:
-        x = _as_levels(_blur(x, change.blur_px, radius))
+        x = _as_levels(_blur(x, blur_px, radius))
     is_outside = jnp.all(image == 0, axis=-1, keepdims=True)
     return jnp.where(is_outside, 0, x).astype(jnp.uint8)
-
-
-def _colour_map(
-    mean: Float[Array, " 3"], change: Change
-) -> tuple[Float[Array, "3 3"], Float[Array, " 3"]]:
-    """The four changes as one affine map of RGB; all are linear, contrast affine."""
-    c, s = jnp.cos(change.hue), jnp.sin(change.hue)
-    turn = jnp.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
-    factors = jnp.stack(
-        [
-            change.brightness * _EYE,
-            change.contrast * _EYE,
-            change.saturation * _EYE + (1 - change.saturation) * _GREY[None],
-            YIQ_TO_RGB.astype(np.float32) @ turn @ RGB_TO_YIQ.astype(np.float32),
-        ]
-    )
-    matrix, offset = jnp.asarray(_EYE), jnp.zeros(3)
-    for i in range(4):
-        which = change.order[i]
-        grey = jnp.dot(_GREY, matrix @ mean + offset)
-        shift = jnp.where(which == 1, (1 - change.contrast) * grey, 0.0)
-        matrix, offset = factors[which] @ matrix, factors[which] @ offset + shift
-    return matrix, offset
 
 
 def _blur(

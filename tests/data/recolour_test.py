@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from homae_jax import assembly
 from homae_jax.data import crops
-from homae_jax.data.recolour import Change, recolour, recolour_batch
+from homae_jax.data.recolour import recolour, recolour_batch
 from homae_jax.errors import UserError
 from homae_jax.schema import Scene
 from tests import toy
@@ -28,10 +28,10 @@ on_device = jax.jit(recolour, static_argnames="largest_blur_px")
 class Script(np.random.Generator):
     """A generator whose draws are given."""
 
-    def __init__(self, change):
+    def __init__(self, change, blur_px):
         super().__init__(np.random.PCG64(0))
         factors = change.brightness, change.contrast, change.saturation
-        self.numbers = iter([*factors, change.hue / (2 * np.pi), change.blur_px])
+        self.numbers = iter([*factors, change.hue / (2 * np.pi), blur_px])
         self.order = change.order
 
     def uniform(self, low, high):
@@ -49,28 +49,19 @@ def picture(seed, size=24):
     return np.kron(smooth, np.ones((4, 4, 1))).astype(np.uint8)
 
 
-def change_of(**fields):
-    plain = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0} | {
-        "hue": 0.0,
-        "blur_px": 0.0,
-        "order": np.arange(4),
-    }
-    return Change(**{k: jnp.asarray(v) for k, v in (plain | fields).items()})
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_recolour_is_what_the_loader_does(seed):
     rng = np.random.default_rng(seed)
     factors, hue = rng.uniform(0.5, 1.5, 3), rng.uniform(-1, 1)
     blur_px, order = rng.uniform(0, LARGEST_BLUR_PX), rng.permutation(4)
     image = picture(seed)
-    change = Change(*factors, hue=hue, blur_px=blur_px, order=order)
+    change = crops.ColourChange(*factors, hue=hue, order=order)
     wide = crops.Augmentation(
         True, *[0.0] * 3, "uniform", 0.0, *[1.0] * 4, LARGEST_BLUR_PX, "loader"
     )
-    wanted = crops.jitter_colours(image, Script(change), wide).astype(int)
+    wanted = crops.jitter_colours(image, Script(change, blur_px), wide).astype(int)
     change = jax.tree.map(jnp.asarray, change)
-    found = on_device(image, change, largest_blur_px=LARGEST_BLUR_PX)
+    found = on_device(image, change, blur_px, largest_blur_px=LARGEST_BLUR_PX)
     # OpenCV blurs in fixed point.
     assert np.abs(np.asarray(found).astype(int) - wanted).max() <= 2
 
@@ -78,8 +69,8 @@ def test_recolour_is_what_the_loader_does(seed):
 def test_recolour_keeps_black():
     image = picture(0)
     image[:5] = 0
-    change = change_of(contrast=0.5, blur_px=1.0)
-    found = on_device(image, change, largest_blur_px=1.0)
+    change = crops.ColourChange(1.0, 0.5, 1.0, 0.0, jnp.arange(4))
+    found = on_device(image, change, 1.0, largest_blur_px=1.0)
     assert not np.asarray(found[:5]).any()
     assert np.asarray(found[5:]).all(axis=-1).any()
 
@@ -93,9 +84,7 @@ def test_recolour_batch_is_the_identity_for_zero_widths():
 def test_recolour_batch_changes_every_picture_and_nothing_else():
     image = jnp.asarray(np.stack([picture(0)] * 3))
     batch = toy.toy_batch(3)
-    scene = Scene(
-        *[image if name == "image" else jnp.zeros(3) for name in Scene._fields]
-    )
+    scene = Scene(image, jnp.eye(3), jnp.zeros(4), jnp.zeros(4))
     batch = batch._replace(image=image, scene=scene)
     found = jax.jit(lambda key: recolour_batch(key, batch, **WIDTHS))(jax.random.key(1))
     pictures = np.concatenate([found.image, found.scene.image, image[:1]])
