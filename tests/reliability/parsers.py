@@ -425,7 +425,8 @@ def _hand_npz_seeds() -> list[bytes]:
     folder = _scratch()
     mano_files.write_mano_pkl(built_hand(), folder / "hand.pkl")
     mano_files.save_mano_npz(load_mano(folder / "hand.pkl"), folder / "hand.npz")
-    return [(folder / "hand.npz").read_bytes()]
+    small = {name: np.zeros((2, 3)) for name in mano_files.NPZ_KEYS}
+    return [(folder / "hand.npz").read_bytes(), _npz(small)]
 
 
 def _read_hand_npz(folder: Path) -> Read:
@@ -656,6 +657,7 @@ def _read_state(folder: Path) -> Read:
         for path in step.rglob("*")
         if path.is_file()
     }
+    like = make_state()
 
     def read() -> Any:
         name, _, content = (folder / "input").read_bytes().partition(b"\n")
@@ -667,7 +669,7 @@ def _read_state(folder: Path) -> Read:
         (step / checkpoint.HASHES).write_text(json.dumps(hashes))
         try:
             checkpoint.choose_step(workdir)
-            return checkpoint.restore(workdir, 3, make_state())
+            return checkpoint.restore(workdir, 3, like)
         finally:
             (step / target).write_bytes(originals[target])
 
