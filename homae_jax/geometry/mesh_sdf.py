@@ -273,25 +273,34 @@ class SdfGrid(NamedTuple):
 
 def grid_signed_distance(
     points: Float[Array, "p 3"],
-    grid: Float[Array, "g g g"],
+    grids: Float[Array, "o g g g"],
+    row: Int[Array, ""],
     origin: Float[Array, " 3"],
     pitch: Float[Array, ""],
 ) -> Float[Array, " p"]:
-    """Trilinear lookup; outside the lattice plus the distance to it."""
-    size = grid.shape[0]
+    """Trilinear lookup in one of many lattices; outside it plus the distance to it.
+
+    The lattices are read where they lie: a choice of one for each row of a batch would
+    be a copy, larger than a processor's cache.
+
+    Args:
+      row: of the lattice.
+      origin: and `pitch`: this lattice's.
+    """
+    size = grids.shape[1]
     cell = (points - origin[None]) / pitch
     inside = jnp.clip(cell, 0.0, size - 1.0)
     low = jnp.minimum(jnp.floor(inside).astype(jnp.int32), size - 2)
-    fraction = inside - low
-    flat = grid.reshape(-1)
+    high_share = _components(inside - low)
+    x, y, z = _components(low)
+    at = ((row * size + x) * size + y) * size + z
+    flat = grids.reshape(-1)
     value = jnp.zeros(points.shape[0])
-    for corner in np.ndindex(2, 2, 2):
-        index = low + jnp.array(corner)[None]
-        near = jnp.where(jnp.array(corner, bool)[None], fraction, 1 - fraction)
-        at = (index[:, 0] * size + index[:, 1]) * size + index[:, 2]
-        value = value + jnp.prod(near, axis=-1) * flat[at]
-    beyond = jnp.sum(((cell - inside) * pitch) ** 2, axis=-1)
-    is_beyond = beyond > TINY
-    return value + jnp.where(
-        is_beyond, jnp.sqrt(jnp.where(is_beyond, beyond, 1.0)), 0.0
-    )
+    for i, j, k in np.ndindex(2, 2, 2):
+        near = [
+            share if is_high else 1 - share
+            for share, is_high in zip(high_share, (i, j, k), strict=True)
+        ]
+        value += near[0] * near[1] * near[2] * flat[at + (i * size + j) * size + k]
+    gap = _components((cell - inside) * pitch)
+    return value + safe_sqrt(_dot(gap, gap))

@@ -70,7 +70,7 @@ def mano_forward(
     feature = (rotmat[:, 1:] - jnp.eye(3)[None, None]).reshape(-1, 135)
     posed = shaped + _einsum("vcp,bp->bvc", model.pose_basis, feature)
 
-    joint_rotmat, joints = _kinematic_chain(rotmat, rest_joints)
+    joint_rotmat, joints = kinematic_chain(rotmat, rest_joints)
     # x -> R x + (joint - R rest), blended per vertex.
     shift = joints - _einsum("bjmn,bjn->bjm", joint_rotmat, rest_joints)
     weights = model.skinning_weights
@@ -104,14 +104,26 @@ def _einsum(equation: str, *operands: Array) -> jax.Array:
     return jnp.einsum(equation, *operands, precision="highest")
 
 
-def _kinematic_chain(
-    rotmat: jax.Array, rest_joints: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Rotation and position of every joint, from its parent's."""
-    turned, placed = [rotmat[:, 0]], [rest_joints[:, 0]]
-    for joint in range(1, 16):
-        parent = PARENTS[joint]
-        bone = rest_joints[:, joint] - rest_joints[:, parent]
-        placed.append(placed[parent] + _einsum("bmn,bn->bm", turned[parent], bone))
-        turned.append(_einsum("bmn,bno->bmo", turned[parent], rotmat[:, joint]))
-    return jnp.stack(turned, axis=1), jnp.stack(placed, axis=1)
+def kinematic_chain(
+    rotmat: Float[Array, "b 16 3 3"], rest_joints: Float[Array, "b 16 3"]
+) -> tuple[Float[Array, "b 16 3 3"], Float[Array, "b 16 3"]]:
+    """Rotation and position of every joint in the wrist's frame, from its parent's.
+
+    The five fingers are chains of three (`PARENTS`): all take a step at once.
+    """
+    bones = rest_joints[:, 1:] - rest_joints[:, np.array(PARENTS[1:])]
+    bones, local = bones.reshape(-1, 5, 3, 3), rotmat[:, 1:].reshape(-1, 5, 3, 3, 3)
+    parent_rotmat = jnp.repeat(rotmat[:, :1], 5, axis=1)
+    parent = jnp.repeat(rest_joints[:, :1], 5, axis=1)
+    turned, placed = [], []
+    for step in range(3):
+        parent = parent + _einsum("bfmn,bfn->bfm", parent_rotmat, bones[:, :, step])
+        parent_rotmat = _einsum("bfmn,bfno->bfmo", parent_rotmat, local[:, :, step])
+        placed.append(parent)
+        turned.append(parent_rotmat)
+    fingers = jnp.stack(turned, axis=2).reshape(-1, 15, 3, 3)
+    joints = jnp.stack(placed, axis=2).reshape(-1, 15, 3)
+    return (
+        jnp.concatenate([rotmat[:, :1], fingers], axis=1),
+        jnp.concatenate([rest_joints[:, :1], joints], axis=1),
+    )

@@ -1,14 +1,15 @@
 """Signed distance and nearest face of a mesh, exact at every point of a cubic lattice.
 
-The lattice is cut into blocks of 4 x 4 x 4 points. A face matters to a block only if it
-is no further from the block's centre than the nearest face plus the block's diameter;
-distances are taken to those faces alone. Two neighbouring lattice points lie on the
-same side of the surface if their distances add up to more than the pitch, so the sign
-is asked for once per connected set of points (generalised winding number). Metres,
-model frame, negative inside.
+The lattice is an octree: a block of 2n x 2n x 2n points is cut into eight until single
+points are left. A face goes on with a block only if it is no further from the block's
+centre than the nearest face plus the block's diameter. Two neighbouring lattice points
+lie on the same side of the surface if their distances add up to more than the pitch, so
+the sign is asked for once per connected set of points (generalised winding number).
+Metres, model frame, negative inside.
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,12 @@ from jaxtyping import Array, Float, Int
 from homae_jax.geometry.mesh_sdf import SdfGrid, signed_distance
 from homae_jax.objects.simplify import is_closed
 
-SIDE = 4  # lattice points along a block
-POINTS = SIDE**3
-PAIRS = 8192  # pairs of block and face per call of the compiled function
-CENTRES = 512  # block centres per step
+EIGHTHS = np.array(list(np.ndindex(2, 2, 2)))
+PAIRS = 2**15  # pairs of block and face per call of the compiled function
+CENTRES = 512  # faces' centres per call
+FACES = 512  # meshes are filled up to a multiple, so that few sizes are compiled
+FAR = 1e3  # metres: where a face that fills up lies
 SIGNS = 1024  # points per call for their sign
-FACE_BITS = np.uint64(32)  # of a rank: its lower half is the face
 SLACK = 1e-6  # metres, against rounding in the choice of faces and sides
 
 
@@ -37,11 +38,11 @@ def bake_sdf(
     """Samples the signed distance on size^3 points round a mesh; names nearest faces.
 
     Args:
-      size: points along a side, a multiple of 4.
+      size: points along a side, a multiple of 4; a power of 2 is fastest.
       margin: metres left free on each side of the mesh's longest axis.
     """
-    if size % SIDE:
-        raise ValueError(f"size={size}: must be a multiple of {SIDE}")
+    if size % 4:
+        raise ValueError(f"size={size}: must be a multiple of 4")
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     pitch = float((high - low).max() + 2 * margin) / (size - 1)
     half = pitch * (size - 1) / 2
@@ -56,17 +57,25 @@ def bake_sdf(
 def nearby_faces(
     vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], num: int
 ) -> Int[np.ndarray, "f n"]:
-    """The faces nearest to each face's centre, without itself, nearest first."""
+    """The faces nearest to each face's centre, without itself, nearest first.
+
+    Of a mesh with `num` faces or fewer all are named, each face itself last.
+    """
     middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
     triangles = (vertices - middle)[faces].astype(np.float32)
-    centres, found = triangles.mean(axis=1), []
+    centres, triangles = triangles.mean(axis=1), _filled_up(triangles)
+    num, found = min(num, len(faces)), []
     for start in range(0, len(faces), CENTRES):
-        own = np.arange(start, min(start + CENTRES, len(faces)))
-        points = np.pad(centres[own], ((0, CENTRES - len(own)), (0, 0)))
-        squared = np.array(_all_distances(points, triangles))[: len(own)]
-        squared[np.arange(len(own)), own] = np.inf
-        found.append(np.argsort(squared, axis=1, kind="stable")[:, :num])
-    return _numbered(np.concatenate(found), len(faces))
+        own = np.arange(start, start + CENTRES)
+        points = np.take(centres, own, axis=0, mode="clip")
+        found.append(np.asarray(_nearest_others(points, own, triangles, num)))
+    return _numbered(np.concatenate(found)[: len(faces)], len(faces))
+
+
+def _filled_up(triangles: Float[np.ndarray, "f 3 3"]) -> Float[np.ndarray, "g 3 3"]:
+    """Adds faces of no area, far away, up to a multiple of `FACES`."""
+    pad = -len(triangles) % FACES
+    return np.pad(triangles, ((0, pad), (0, 0), (0, 0)), constant_values=FAR)
 
 
 def _numbered(face: np.ndarray, num_faces: int) -> Int[np.ndarray, "*n"]:
@@ -78,51 +87,91 @@ def _unsigned(
     triangles: np.ndarray, size: int, pitch: float, half: float
 ) -> tuple[Float[np.ndarray, "g g g"], Int[np.ndarray, "g g g"]]:
     """Distances and nearest faces: of faces as near as each other the first."""
-    blocks = size // SIDE
-    axis = pitch * (np.arange(blocks) * SIDE + (SIDE - 1) / 2) - half
-    centres = _product(axis).astype(np.float32)
-    inner = _product(pitch * (np.arange(SIDE) - (SIDE - 1) / 2)).astype(np.float32)
-    block, face = _near_pairs(centres, triangles, pitch)
+    side = size & -size  # the largest power of two that blocks can start from
+    index = np.stack(np.unravel_index(range((size // side) ** 3), (size // side,) * 3))
+    corner = side * index.T  # of each block, in lattice points
+    # Pairs of a block and a face that may be nearest to one of its points, by block.
+    block = np.repeat(np.arange(len(corner)), len(triangles))
+    face = np.tile(np.arange(len(triangles), dtype=np.int32), len(corner))
+    while True:
+        centre = (pitch * (corner + (side - 1) / 2) - half).astype(np.float32)
+        offset = (side * pitch / 2 * (EIGHTHS - 0.5)).astype(np.float32)
+        side //= 2
+        corner = (corner + side * EIGHTHS[:, None]).reshape(-1, 3)
+        chunks = _distances_by_chunk(centre, offset, triangles, block, face)
+        if side == 1:
+            break
+        diameter = pitch * (side - 1) * np.sqrt(3)
+        kept = [_near_pairs(*chunk, diameter) for chunk in chunks]
+        eighth, block, face = (np.concatenate(part) for part in zip(*kept, strict=True))
+        block = eighth * len(centre) + block
+        order = np.argsort(block, kind="stable")
+        block, face = block[order], face[order]
+    found = [_nearest(*chunk) for chunk in chunks]
+    least, nearest = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+    order = np.argsort(np.ravel_multi_index(corner.T, (size,) * 3))
+    distance, nearest = (
+        x.ravel()[order].reshape((size,) * 3) for x in (least, nearest)
+    )
+    return np.sqrt(distance), _numbered(nearest, len(triangles))
 
-    least = np.full((len(centres), POINTS), np.iinfo(np.uint64).max)
-    pad = -len(block) % PAIRS
-    block = np.pad(block, (0, pad), constant_values=len(centres) - 1)
-    face = np.pad(face, (0, pad), mode="edge")  # a distance too many does no harm
-    for start in range(0, len(block), PAIRS):
-        own, others = block[start : start + PAIRS], face[start : start + PAIRS]
-        found = _pair_distances(centres[own], inner, triangles[others])
-        ranks = _rank(np.asarray(found), others)
-        first = np.flatnonzero(np.r_[True, own[1:] != own[:-1]])
-        ranks = np.minimum.reduceat(ranks, first, axis=0)
-        least[own[first]] = np.minimum(least[own[first]], ranks)
-    cells = least.reshape((blocks,) * 3 + (SIDE,) * 3)
-    cells = cells.transpose(0, 3, 1, 4, 2, 5).reshape(size, size, size)
-    squared = (cells >> FACE_BITS).astype(np.uint32).view(np.float32)
-    nearest = cells & np.uint64(2**32 - 1)
-    return np.sqrt(squared), _numbered(nearest, len(triangles))
 
+def _distances_by_chunk(
+    centre: Float[np.ndarray, "b 3"],
+    offset: Float[np.ndarray, "8 3"],
+    triangles: Float[np.ndarray, "f 3 3"],
+    block: Int[np.ndarray, " n"],
+    face: Int[np.ndarray, " n"],
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Squared distances [8, m] from the centres of blocks' eighths to faces.
 
-def _rank(squared: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Orders pairs by distance, then face: floats of one sign order like their bits."""
-    bits = squared.view(np.uint32).astype(np.uint64)
-    return (bits << FACE_BITS) | face[:, None].astype(np.uint64)
+    Yields them for some whole blocks at a time, with the pairs they are of.
+    """
+    first = np.flatnonzero(np.diff(block, prepend=-1))
+    ends = np.append(first[1:], len(block))
+    start = num_done = 0
+    while start < len(block):
+        num_fitting = np.searchsorted(ends, start + PAIRS, side="right")
+        num_done = max(num_fitting, num_done + 1)
+        stop = ends[num_done - 1]
+        pad = -(stop - start) % PAIRS
+        own, others = block[start:stop], face[start:stop]
+        points = np.pad(centre[own], ((0, pad), (0, 0)))
+        corners = np.pad(triangles[others], ((0, pad), (0, 0), (0, 0)))
+        squared = np.asarray(_pair_distances(points, offset, corners))
+        yield squared[:, : stop - start], own, others
+        start = stop
 
 
 def _near_pairs(
-    centres: np.ndarray, triangles: np.ndarray, pitch: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks and the faces that may be nearest to one of their points."""
-    diameter = pitch * (SIDE - 1) * np.sqrt(3)
-    pairs = []
-    for start in range(0, len(centres), CENTRES):
-        part = centres[start : start + CENTRES]
-        pad = CENTRES - len(part)
-        squared = _all_distances(np.pad(part, ((0, pad), (0, 0))), triangles)
-        distance = np.sqrt(np.asarray(squared)[: len(part)])
-        reach = distance.min(axis=1, keepdims=True) + diameter + SLACK
-        block, face = np.nonzero(distance <= reach)
-        pairs.append((block + start, face))
-    return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
+    squared: np.ndarray, block: np.ndarray, face: np.ndarray, diameter: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eighths, blocks and faces of pairs that may hold a nearest face."""
+    count, least = _least(squared, block)
+    reach = np.sqrt(least) + (diameter + SLACK)
+    is_near = squared <= np.repeat(reach**2, count, axis=1)
+    eighth, pair = np.nonzero(is_near)
+    return eighth, block[pair], face[pair]
+
+
+def _nearest(
+    squared: np.ndarray, block: np.ndarray, face: np.ndarray
+) -> tuple[Float[np.ndarray, "8 b"], Int[np.ndarray, "8 b"]]:
+    """Squared distance and face nearest to each eighth, of each block."""
+    count, least = _least(squared, block)
+    is_least = squared == np.repeat(least, count, axis=1)
+    first = np.cumsum(count) - count
+    candidates = np.where(is_least, face, np.iinfo(np.int32).max)
+    return least, np.minimum.reduceat(candidates, first, axis=1)
+
+
+def _least(
+    squared: np.ndarray, block: np.ndarray
+) -> tuple[Int[np.ndarray, " b"], Float[np.ndarray, "8 b"]]:
+    """How many pairs each block has, and the least distance per eighth and block."""
+    first = np.flatnonzero(np.diff(block, prepend=-1))
+    count = np.diff(first, append=len(block))
+    return count, np.minimum.reduceat(squared, first, axis=1)
 
 
 def _inside(
@@ -136,13 +185,14 @@ def _inside(
     points = _product(pitch * np.arange(size) - half).astype(np.float32)
     if is_closed(faces):
         label = _sides(distance, pitch)
-        # The point farthest from the surface speaks for its set.
-        order = np.argsort(-distance.ravel(), kind="stable")
-        _, first = np.unique(label[order], return_index=True)
-        asked = order[first]
+        # The point farthest from the surface speaks for its set, the first of equals.
+        farthest = np.zeros(label.max() + 1, np.float32)
+        np.maximum.at(farthest, label, distance.ravel())
+        number = np.flatnonzero(distance.ravel() == farthest[label])
+        asked = number[np.unique(label[number], return_index=True)[1]]
     else:  # inside and outside meet in the hole: ask everywhere
         label = asked = np.arange(points.shape[0])
-    answers = []
+    answers, triangles = [], _filled_up(triangles)
     for start in range(0, len(asked), SIGNS):
         part = points[asked[start : start + SIGNS]]
         pad = SIGNS - len(part)
@@ -178,19 +228,23 @@ def _product(axis: np.ndarray) -> np.ndarray:
 @jax.jit
 def _pair_distances(
     centres: Float[Array, "n 3"],
-    inner: Float[Array, "p 3"],
+    offset: Float[Array, "8 3"],
     triangles: Float[Array, "n 3 3"],
-) -> Float[Array, "n p"]:
-    """Squared distances of a block's points to one face, per pair."""
-    points = centres[:, None] + inner[None]
-    return _squared_distance(points, triangles[:, None])
+) -> Float[Array, "8 n"]:
+    return _squared_distance(centres[None] + offset[:, None], triangles[None])
 
 
-@jax.jit
-def _all_distances(
-    points: Float[Array, "p 3"], triangles: Float[Array, "f 3 3"]
-) -> Float[Array, "p f"]:
-    return _squared_distance(points[:, None], triangles[None])
+@functools.partial(jax.jit, static_argnums=3)
+def _nearest_others(
+    points: Float[Array, "p 3"],
+    own: Int[Array, " p"],
+    triangles: Float[Array, "f 3 3"],
+    num: int,
+) -> Int[Array, "p n"]:
+    """The faces nearest to each point, its own one last; of equals the first."""
+    squared = _squared_distance(points[:, None], triangles[None])
+    is_own = jnp.arange(len(triangles))[None] == own[:, None]
+    return jax.lax.top_k(-jnp.where(is_own, FAR, squared), num)[1]
 
 
 @jax.jit

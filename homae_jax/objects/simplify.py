@@ -52,9 +52,7 @@ def simplify_exactly(
     points, triangles = _collapsed(vertices, faces, round((1 - SPLIT_SHARE) * num))
     if len(points) > num:
         points, triangles = _snapped(vertices, faces, num)
-    while len(points) < num:
-        points, triangles = _split_longest_edge(points, triangles)
-    return points, triangles
+    return _split_longest_edges(points, triangles, num)
 
 
 def _collapsed(
@@ -95,24 +93,36 @@ def _snapped(
     return merge_vertices(np.round(vertices / high) * high, faces)
 
 
-def _split_longest_edge(
-    vertices: np.ndarray, faces: np.ndarray
+def _split_longest_edges(
+    vertices: np.ndarray, faces: np.ndarray, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds the middle of the longest edge; its faces become two each."""
-    start, end = _directed_edges(faces)
-    squared = ((vertices[start] - vertices[end]) ** 2).sum(axis=1)
-    longest = int(np.argmax(np.round(squared, 12)))  # the first among equals
-    a, b = start[longest], end[longest]
-    has_edge = (faces == a).any(axis=1) & (faces == b).any(axis=1)
-    halves = [
-        np.where(faces[has_edge] == old, len(vertices), faces[has_edge])
-        for old in (a, b)
-    ]
-    middle = (vertices[[a]] + vertices[[b]]) / 2
-    return (
-        np.concatenate([vertices, middle]),
-        np.concatenate([faces[~has_edge], *halves]).astype(np.int32),
-    )
+    """Adds middles of the longest edge until there are `num` vertices.
+
+    Each time the faces at the edge become two each. Of edges as long as each other the
+    first is split.
+    """
+    points = np.concatenate([vertices, np.empty((num - len(vertices), 3))])
+    squared = _squared_sides(points, faces)
+    for middle in range(len(vertices), num):
+        a_face, a_corner = divmod(int(squared.argmax()), 3)
+        a, b = faces[a_face, a_corner], faces[a_face, (a_corner + 1) % 3]
+        points[middle] = (points[a] + points[b]) / 2
+        is_a, is_b = faces == a, faces == b
+        has_edge = is_a.any(axis=1) & is_b.any(axis=1)
+        split = faces[has_edge]
+        halves = np.concatenate(
+            [np.where(split == end, middle, split) for end in (a, b)]
+        )
+        faces = np.concatenate([faces[~has_edge], halves])
+        squared = np.concatenate([squared[~has_edge], _squared_sides(points, halves)])
+    return points, faces.astype(np.int32)
+
+
+def _squared_sides(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Squared lengths of each face's sides, rounded: the same from both faces."""
+    corners = vertices[faces]
+    sides = corners - np.roll(corners, -1, axis=1)
+    return np.round((sides**2).sum(axis=2), 12)
 
 
 def _directed_edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

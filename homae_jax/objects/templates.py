@@ -24,7 +24,7 @@ from homae_jax.progress import progress_bar
 from homae_jax.schema import NUM_OBJECT_VERTICES, ObjectTemplates
 
 MODEL_FILE = "textured_simple.obj"
-CACHE_VERSION = 3  # of what is made from a file; part of the cache's name
+CACHE_VERSION = 4  # of what is made from a file; part of the cache's name
 GRID_MARGIN = 0.02  # metres of the lattice beyond the object's box
 NUM_NEARBY = 12  # faces kept for each face
 MAX_MODEL_BYTES = 256 * 2**20

@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from homae_jax.geometry import mesh_sdf, rotations
-from homae_jax.hand.joints import PARENTS
-from homae_jax.hand.mano import FINGERTIPS, ManoModel
+from homae_jax.hand.mano import FINGERTIPS, ManoModel, kinematic_chain
 from homae_jax.schema import ObjectTemplates
 from homae_jax.synthetic.hand_model.skeleton import flexion_axes
 
@@ -103,7 +102,7 @@ def make_closing(
 
     def close(start: Start) -> Attempt:
         which, rotmat = start.object_index, start.object_rotmat
-        grid = device.sdf_grid[which], device.sdf_origin[which], device.sdf_pitch[which]
+        frame = device.sdf_origin[which], device.sdf_pitch[which]
         shaped = mano.template_vertices + mano.shape_basis @ start.betas
         joints = mano.joint_regressor @ shaped
 
@@ -112,7 +111,7 @@ def make_closing(
 
         def distance(points: Array, at: Array) -> Array:
             local = (points - at[None]) @ rotmat + start.grip[None]
-            return mesh_sdf.grid_signed_distance(local, *grid)
+            return mesh_sdf.grid_signed_distance(local, device.sdf_grid, which, *frame)
 
         skin, placed = pose_hand(start.rest_pose, rig.skin)
         at = _slide(start.palm_point, lambda at: jnp.min(distance(skin, at)))
@@ -127,8 +126,11 @@ def make_closing(
                 distance(skin, at), jnp.asarray(rig.skin_link), num_segments=16
             )
             by_point = _object_contact(rig, object_points, placed)
-            by_self = _self_contact(rig, skin, placed) & ~meets_at_rest
-            return (by_skin[1:] < TOUCH) | by_point | by_self.any(axis=(1, 2))
+            meets = _self_contact(rig, skin, placed)
+            for now, at_rest in zip(meets, meets_at_rest, strict=True):
+                is_new = jnp.any(now & ~at_rest, axis=1).reshape(15, SPHERES)
+                by_point |= jnp.any(is_new, axis=1)
+            return (by_skin[1:] < TOUCH) | by_point
 
         pose = start.rest_pose + axes * _close(touches)[:, None]
         vertices, placed = pose_hand(pose, slice(None))
@@ -176,13 +178,8 @@ def _skin(
 ) -> tuple[Array, Array]:
     """Skinned rows of vertices; joints and tips [21, 3]."""
     rotmat = rotations.aa_to_rotmat(pose)
-    turned, placed = [jnp.eye(3)], [joints[0]]
-    for joint in range(1, 16):
-        parent = PARENTS[joint]
-        bone = joints[joint] - joints[parent]
-        placed.append(turned[parent] @ bone + placed[parent])
-        turned.append(turned[parent] @ rotmat[joint - 1])
-    turned, placed = jnp.stack(turned), jnp.stack(placed)
+    every = jnp.concatenate([jnp.eye(3)[None], rotmat])
+    turned, placed = (x[0] for x in kinematic_chain(every[None], joints[None]))
     shift = placed - jnp.einsum("jmn,jn->jm", turned, joints)
     feature = (rotmat - jnp.eye(3)[None]).reshape(-1)
 
@@ -216,24 +213,26 @@ def _spheres(placed: Array) -> Array:
     return starts[:, None] + share * (ends - starts)[:, None]
 
 
-def _gaps(points: Array, others: Array) -> Array:
-    return jnp.sqrt(jnp.sum((points[:, None] - others[None]) ** 2, axis=-1))
+def _squared_gaps(points: Array, others: Array) -> Array:
+    return sum((points[:, None, i] - others[None, :, i]) ** 2 for i in range(3))
 
 
 def _object_contact(rig: Rig, object_points: Array, placed: Array) -> Array:
     """Which of the 15 finger links points of the object meet."""
     centres = _spheres(placed)[:15].reshape(-1, 3)
-    nearest = jnp.min(_gaps(centres, object_points), axis=1).reshape(15, SPHERES)
-    return jnp.min(nearest, axis=1) < jnp.asarray(rig.radius[:15]) - OBJECT_SLACK
+    nearest = jnp.min(_squared_gaps(centres, object_points), axis=1)
+    reach = jnp.asarray(rig.radius[:15] - OBJECT_SLACK, jnp.float32)
+    return jnp.min(nearest.reshape(15, SPHERES), axis=1) < reach**2
 
 
-def _self_contact(rig: Rig, skin: Array, placed: Array) -> Array:
-    """What spheres of the 15 finger links meet: [15, SPHERES, other parts]."""
+def _self_contact(rig: Rig, skin: Array, placed: Array) -> tuple[Array, Array]:
+    """What spheres of the 15 finger links meet: [60, 80] spheres and [60, r] skin."""
     centres = _spheres(placed).reshape(-1, 3)
     radius = rig.radius.repeat(SPHERES)
     own = slice(0, 15 * SPHERES)
     reach = jnp.asarray(radius[own, None] + radius[None] - SELF_SLACK, jnp.float32)
-    by_sphere = (_gaps(centres[own], centres) < reach) & jnp.asarray(_may_meet())
+    by_sphere = _squared_gaps(centres[own], centres) < reach**2
+    by_sphere &= jnp.asarray(_may_meet())
     is_root = (rig.skin_link == 0) | (rig.skin_link % 3 == 1)
     roots = np.flatnonzero(is_root)
     link = np.arange(15).repeat(SPHERES)[:, None]
@@ -241,8 +240,9 @@ def _self_contact(rig: Rig, skin: Array, placed: Array) -> Array:
     may_meet = (link % 3 == 2) & ((root_of == 0) | ((root_of - 1) // 3 == link // 3))
     may_meet |= (link % 3 == 1) & (root_of == 0)
     reach = jnp.asarray(radius[own, None] - SELF_SLACK, jnp.float32)
-    by_skin = (_gaps(centres[own], skin[roots]) < reach) & jnp.asarray(may_meet)
-    return jnp.concatenate([by_sphere, by_skin], axis=1).reshape(15, SPHERES, -1)
+    by_skin = _squared_gaps(centres[own], skin[roots]) < reach**2
+    by_skin &= jnp.asarray(may_meet)
+    return by_sphere, by_skin
 
 
 def _may_meet() -> np.ndarray:

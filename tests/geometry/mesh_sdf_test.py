@@ -246,12 +246,14 @@ def test_grid_signed_distance_matches_the_lattice_it_was_given():
     pitch, origin = 0.18 / 31, np.full(3, -0.09)
     index = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), axis=-1)
     grid = box_distance(origin + pitch * index, [0.1, 0.06, 0.14])
+    grids = np.stack([np.full_like(grid, 7.0), grid])
     lookup = jax.jit(mesh_sdf.grid_signed_distance)
 
     def error(points):
         values = lookup(
             jnp.asarray(points, jnp.float32),
-            jnp.asarray(grid, jnp.float32),
+            jnp.asarray(grids, jnp.float32),
+            jnp.int32(1),
             jnp.asarray(origin, jnp.float32),
             jnp.float32(pitch),
         )

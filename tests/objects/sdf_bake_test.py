@@ -112,3 +112,13 @@ def test_nearby_faces_are_the_nearest_others():
         assert face not in found[face]
         limit = np.sort(others)[4] + 1e-6
         assert (distance[found[face]] <= limit).all()
+
+
+def test_nearby_faces_of_a_small_mesh_end_with_the_face_itself():
+    vertices, faces = arrays(trimesh.creation.box((0.06, 0.1, 0.2)))
+    found = nearby_faces(vertices, faces, 12)
+    np.testing.assert_array_equal(
+        np.sort(found, axis=1), np.tile(np.arange(12), (12, 1))
+    )
+    np.testing.assert_array_equal(found[:, -1], np.arange(12))
+    assert nearby_faces(vertices, faces, 20).shape == (12, 12)
