@@ -39,6 +39,7 @@ from homae_jax.targets import compute_targets
 from homae_jax.training import checkpoint
 
 DATASETS = ("ho3d", "dexycb", "synthetic")
+MAX_REASON = 200  # letters of another program's reason, in one error
 
 
 class DataPaths(NamedTuple):
@@ -113,7 +114,8 @@ def _stored_config(values: Any, origin: str) -> ml_collections.ConfigDict:
     try:
         return ml_collections.ConfigDict(_with_tuples(values))
     except (AttributeError, ValueError, TypeError) as error:  # an impossible key
-        raise UserError(f"{origin}: the stored configuration: {error}") from error
+        reason = str(error)[:MAX_REASON]  # it may repeat a key of any length
+        raise UserError(f"{origin}: the stored configuration: {reason}") from error
 
 
 def _with_tuples(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The command from a run's checkpoint to a verified export and back."""
 
+import json
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -80,9 +81,11 @@ def test_open_run_raises_on_what_is_no_run(workdir, tmp_path):
 
 
 def test_open_run_raises_on_a_configuration_that_is_none():
-    for text in ("{", "[]", '{"a": 1}'):
-        with pytest.raises(UserError, match="exports/x"):
+    long_key = json.dumps({"model": {"a." * 3000: 1}})
+    for text in ("{", "[]", '{"a": 1}', long_key):
+        with pytest.raises(UserError, match="exports/x") as caught:
             assembly.config_from_json(text, "exports/x")
+        assert len(str(caught.value)) < 400
 
 
 def test_config_json_round_trips_with_its_tuples():

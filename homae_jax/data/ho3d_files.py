@@ -149,7 +149,7 @@ def read_list(root: Path, split: str) -> list[str]:
 
 
 def read_visibility(path: Path) -> dict[str, list[float]]:
-    """Visible shares of hand and object by frame; empty without the file."""
+    """Visible shares of hand and object by frame, null as NaN; empty without a file."""
     if not path.is_file():
         return {}
     try:
@@ -158,12 +158,12 @@ def read_visibility(path: Path) -> dict[str, list[float]]:
         raise UserError(f"{path}: no JSON ({error}); make it again") from error
     rows = list(shares.values()) if isinstance(shares, dict) else [None]
     try:
-        is_good = not rows or np.array(rows, np.float64).shape == (len(rows), 2)
+        values = np.array(rows, np.float64)
     except (TypeError, ValueError, OverflowError):
-        is_good = False
-    if not is_good:
+        values = np.empty(0)
+    if rows and values.shape != (len(rows), 2):
         raise UserError(f"{path}: holds no two numbers per frame; make it again")
-    return shares
+    return dict(zip(shares, values.tolist(), strict=True)) if rows else {}
 
 
 def _array(

@@ -5,6 +5,8 @@ A map of stride s covers the crop with cells whose centres lie at (i + 0.5) s - 
 beyond the outermost centres the border value holds.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,7 @@ class PointFeatures(nn.Module):
         return nn.Dense(self.width, dtype=self.dtype, name="fc2")(x)
 
 
+@functools.partial(jax.jit, static_argnames="image_size")  # traced once per shape
 def sample_bilinear(
     feature_map: Float[Array, "h w c"],
     points_px: Float[Array, "p 2"],

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from homae_jax.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: moments by parameter
 FOLDER, ASIDE = "checkpoints", "set_aside"
 STATE, META, HASHES = "state", "meta.json", "hashes.json"
 PART, OLD = ".part", ".old"  # being written; being removed

@@ -198,7 +198,13 @@ def test_frame_info_tells_visibility_object_and_sequence(own_tree):
     info = Ho3dSource(own_tree, "train").frame_info(1)
     assert info["hand_visibility"] == 0.25 and info["object_visibility"] == 1.0
     assert info["object_name"] == "006_mustard_bottle" and info["sequence"] == "SM2"
-    (own_tree / "visibility_train.json").unlink()
+    file = own_tree / "visibility_train.json"
+    shares = json.loads(file.read_text())
+    name = Ho3dSource(own_tree, "train").frame_name(1)
+    file.write_text(json.dumps(shares | {name: [0.25, None]}))
+    info = Ho3dSource(own_tree, "train").frame_info(1)
+    assert info["hand_visibility"] == 0.25 and np.isnan(info["object_visibility"])
+    file.unlink()
     info = Ho3dSource(own_tree, "train").frame_info(1)
     assert np.isnan([info["hand_visibility"], info["object_visibility"]]).all()
 

@@ -115,6 +115,7 @@ class Fuzzer:
         self.file.write_bytes(content)
         before = set(os.listdir(self._folder))
         self._guard.events.clear()
+        _limit_memory(MAX_BYTES)
         start = time.process_time()
         _set_timers(MAX_SECONDS, MAX_WAIT_SECONDS)
         self._guard.is_on = True
@@ -134,6 +135,7 @@ class Fuzzer:
         finally:
             self._guard.is_on = False
             _set_timers(0, 0)
+            _limit_memory(None)
         self.slowest = max(self.slowest, time.process_time() - start)
         if self._guard.events:
             problem = f"did {self._guard.events[0]}"
@@ -158,47 +160,47 @@ def _raise_too_slow(number: int, frame: Any) -> None:
     raise TooSlow
 
 
-def fuzz(name: str, num_inputs: int, *, seed: int, until: float) -> Report:
+def fuzz(
+    name: str, num_inputs: int, *, folder: Path, seed: int, until: float
+) -> Report:
     """Runs one parser in this process.
 
     Args:
+      folder: to work in, empty; holds the last input if the process dies.
       until: when to stop, by time.monotonic(), if there are inputs left.
     """
     started = time.monotonic()
     for number in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, _raise_too_slow)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders' own complaints
-    with tempfile.TemporaryDirectory(prefix=f"fuzz_{name}_") as folder:
-        fuzzer = Fuzzer(PARSERS[name], Path(folder), seed)
-        fuzzer.check_seed()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        _limit_memory(MAX_BYTES)
-        failures: list[str] = []
-        count = 0
-        said = started
-        for content in fuzzer.inputs(num_inputs):
-            problem = fuzzer.try_input(content)
-            count += 1
-            if problem is not None and problem not in failures:
-                failures.append(problem)
-                keep(name, len(failures), content)
-            if len(failures) >= NUM_KEPT or time.monotonic() > until:
-                break
-            if time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
-                print(f"  {name}: {count} of {num_inputs}", flush=True)
-        _limit_memory(None)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        return Report(
-            name=name,
-            num_inputs=count,
-            num_values=fuzzer.num_values,
-            num_refused=fuzzer.num_refused,
-            failures=failures,
-            slowest_seconds=fuzzer.slowest,
-            grown_bytes=1024 * grown,
-            seconds=time.monotonic() - started,
-        )
+    fuzzer = Fuzzer(PARSERS[name], folder, seed)
+    fuzzer.check_seed()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    failures: list[str] = []
+    count = 0
+    said = started
+    for content in fuzzer.inputs(num_inputs):
+        problem = fuzzer.try_input(content)
+        count += 1
+        if problem is not None and problem not in failures:
+            failures.append(problem)
+            keep(name, len(failures), content)
+        if len(failures) >= NUM_KEPT or time.monotonic() > until:
+            break
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            print(f"  {name}: {count} of {num_inputs}", flush=True)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return Report(
+        name=name,
+        num_inputs=count,
+        num_values=fuzzer.num_values,
+        num_refused=fuzzer.num_refused,
+        failures=failures,
+        slowest_seconds=fuzzer.slowest,
+        grown_bytes=1024 * grown,
+        seconds=time.monotonic() - started,
+    )
 
 
 def keep(name: str, number: int, content: bytes) -> None:
@@ -222,14 +224,16 @@ def _fuzz_to(pipe: Any, parent: int, *arguments: Any, **keywords: Any) -> None:
     pipe.send(fuzz(*arguments, **keywords))
 
 
-def fuzz_apart(name: str, num_inputs: int, *, seed: int, until: float) -> Report:
-    """`fuzz` in a process of its own; its death is a failure."""
+def fuzz_apart(
+    name: str, num_inputs: int, *, folder: Path, seed: int, until: float
+) -> Report:
+    """`fuzz` in a process of its own; its death is a failure, its last input kept."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=_fuzz_to,
         args=(theirs, os.getpid(), name, num_inputs),
-        kwargs={"seed": seed, "until": until},
+        kwargs={"folder": folder, "seed": seed, "until": until},
     )
     process.start()
     theirs.close()
@@ -237,6 +241,7 @@ def fuzz_apart(name: str, num_inputs: int, *, seed: int, until: float) -> Report
         return ours.recv()
     except EOFError:
         process.join()
+        keep(name, 0, (folder / PARSERS[name].file_name).read_bytes())
         return Report(
             name, 0, 0, 0, [f"the process died: {process.exitcode}"], 0.0, 0, 0.0
         )
@@ -259,7 +264,14 @@ def main() -> int:
     for name in options.parsers.split(","):
         until = time.monotonic() + 60 * options.minutes
         run = fuzz if options.together else fuzz_apart
-        report = run(name, options.inputs, seed=options.seed, until=until)
+        with tempfile.TemporaryDirectory(prefix=f"fuzz_{name}_") as folder:
+            report = run(
+                name,
+                options.inputs,
+                folder=Path(folder),
+                seed=options.seed,
+                until=until,
+            )
         has_failed |= bool(report.failures)
         print(
             f"{report.name:12s} {report.num_inputs:7d} inputs: {report.num_values} "

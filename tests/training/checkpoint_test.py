@@ -165,7 +165,7 @@ def test_restore_refuses_another_format(tmp_path):
     save(tmp_path)
     file = tmp_path / "checkpoints" / "10" / "meta.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
-    with pytest.raises(UserError, match="checkpoint format 99, this program reads 1"):
+    with pytest.raises(UserError, match="checkpoint format 99, this program reads 2"):
         checkpoint.restore(tmp_path, 10, make_state())
 
 
