@@ -2,12 +2,14 @@
 
 Decoders fill the missing part of a truncated file with grey and go on; here the file's
 end is looked for first. They also believe what a header says of the size, and make room
-for it: here that is read first.
+for it: here that is read first. Plain PNG, which is what HO-3D v2 consists of, goes
+through imagecodecs: two thirds of OpenCV's time.
 """
 
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
@@ -22,6 +24,7 @@ MAX_PIXELS = 2**25
 MAX_SCANS = 100  # of a progressive JPEG: each goes over the whole picture
 TAIL_BYTES = 1024  # some writers leave a little behind the end mark
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_PLAIN = b"\x08\x02"  # PNG: 8 bits each of red, green and blue
 _END_MARKS = ((_JPEG, b"\xff\xd9"), (_PNG, b"IEND"))
 _SCAN = b"\xff\xda"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # segments with the size
@@ -50,16 +53,28 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     image = _decode(data) if width and len(data) <= MAX_FILE_BYTES else None
     if image is None:
         raise UserError(f"{path}: no readable PNG or JPEG ({len(data)} bytes)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image
 
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """BGR, or None."""
+    """RGB, or None."""
+    if data.startswith(_PNG) and data[24:26] == _PLAIN:
+        return _decode_plain_png(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _decode_plain_png(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    try:
+        image = imagecodecs.png_decode(data)
+    except (imagecodecs.PngError, ValueError, MemoryError):
+        return None
+    # A colour that stands for "transparent" comes as a fourth channel.
+    return np.ascontiguousarray(image[..., :3]) if image.ndim == 3 else None
 
 
 def _size(data: bytes) -> tuple[int, int]:

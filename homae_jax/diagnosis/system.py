@@ -39,6 +39,7 @@ PACKAGES = {  # distribution -> lowest version
     "safetensors": "0.5",
     "scipy": "1.14",
     "pillow": "11.0",
+    "imagecodecs": "2025.3",
     "tensorboardX": "2.6.2",
 }
 EXTRAS = {"flatbuffers": "export writes no programs without it"}  # missing: a note
