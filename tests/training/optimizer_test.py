@@ -95,6 +95,28 @@ def test_make_optimizer_is_adam():
             np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_make_optimizer_treats_arrays_of_all_sizes_as_optax_does():
+    sizes = [(), (500, 3), (1,), (64, 64), (7,), (2, 3, 4), (30,), (900,)]
+    sizes += [(11, number) for number in range(1, 12)]
+    rng = np.random.default_rng(0)
+    params = {
+        f"p{n}": jnp.asarray(rng.normal(size=s), jnp.float32)
+        for n, s in enumerate(sizes)
+    }
+    options = PLAIN | {"clip_norm": 0.5}
+    ours = make_optimizer(params, optax.constant_schedule(1e-3), **options)
+    theirs = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
+    states = ours.init(params), theirs.init(params)
+    assert len(jax.tree.leaves(states[0])) < len(sizes)
+    for step in range(3):
+        grads = jax.tree.map(lambda p, n=step: jnp.sin(p + n), params)
+        found, state = ours.update(grads, states[0], params)
+        expected, other = theirs.update(grads, states[1], params)
+        states = state, other
+        for name in params:
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-5)
+
+
 def test_make_optimizer_decays_matrices_only():
     _, plain = one_update()
     _, decayed = one_update(weight_decay=0.1)
