@@ -6,6 +6,7 @@ for it: here that is read first. Plain PNG, which is what HO-3D v2 consists of, 
 through imagecodecs: two thirds of OpenCV's time.
 """
 
+import os
 from pathlib import Path
 
 import cv2
@@ -39,7 +40,8 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            # Asked for as much as a file may hold, Python would make room for it.
+            data = file.read(min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES) + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -48,7 +50,8 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         if data.startswith(start) and end not in data[-TAIL_BYTES:]:
             raise UserError(f"{path}: truncated at {len(data)} bytes; copy it again")
     width, height = _size(data)
-    if width * height > MAX_PIXELS or data.count(_SCAN) > MAX_SCANS:
+    num_scans = data.count(_SCAN) if data.startswith(_JPEG) else 1
+    if width * height > MAX_PIXELS or num_scans > MAX_SCANS:
         raise UserError(f"{path}: a picture of {width} x {height} is too large")
     image = _decode(data) if width and len(data) <= MAX_FILE_BYTES else None
     if image is None:
