@@ -24,7 +24,7 @@ EIGHTHS = np.array(list(np.ndindex(2, 2, 2)))
 PAIRS = 2**15  # pairs of block and face per call of the compiled function
 CENTRES = 512  # faces' centres per call
 FACES = 512  # meshes are filled up to a multiple, so that few sizes are compiled
-FAR = 1e3  # metres: where a face that fills up lies
+FAR = 1e3  # metres: where nothing is nearest
 SIGNS = 1024  # points per call for their sign
 SLACK = 1e-6  # metres, against rounding in the choice of faces and sides
 
@@ -63,7 +63,8 @@ def nearby_faces(
     """
     middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
     triangles = (vertices - middle)[faces].astype(np.float32)
-    centres, triangles = triangles.mean(axis=1), _filled_up(triangles)
+    centres = triangles.mean(axis=1)
+    triangles = _filled_up(triangles, np.full(3, FAR))
     num, found = min(num, len(faces)), []
     for start in range(0, len(faces), CENTRES):
         own = np.arange(start, start + CENTRES)
@@ -72,10 +73,13 @@ def nearby_faces(
     return _numbered(np.concatenate(found)[: len(faces)], len(faces))
 
 
-def _filled_up(triangles: Float[np.ndarray, "f 3 3"]) -> Float[np.ndarray, "g 3 3"]:
-    """Adds faces of no area, far away, up to a multiple of `FACES`."""
+def _filled_up(
+    triangles: Float[np.ndarray, "f 3 3"], point: Float[np.ndarray, " 3"]
+) -> Float[np.ndarray, "g 3 3"]:
+    """Adds faces of no area at a point, up to a multiple of `FACES`."""
     pad = -len(triangles) % FACES
-    return np.pad(triangles, ((0, pad), (0, 0), (0, 0)), constant_values=FAR)
+    filling = np.broadcast_to(point, (pad, 3, 3)).astype(np.float32)
+    return np.concatenate([triangles, filling])
 
 
 def _numbered(face: np.ndarray, num_faces: int) -> Int[np.ndarray, "*n"]:
@@ -192,7 +196,8 @@ def _inside(
         asked = number[np.unique(label[number], return_index=True)[1]]
     else:  # inside and outside meet in the hole: ask everywhere
         label = asked = np.arange(points.shape[0])
-    answers, triangles = [], _filled_up(triangles)
+    # Filled up with a corner, not from afar: float32 is finest round the mesh's middle.
+    answers, triangles = [], _filled_up(triangles, triangles[0, 0])
     for start in range(0, len(asked), SIGNS):
         part = points[asked[start : start + SIGNS]]
         pad = SIGNS - len(part)

@@ -64,6 +64,17 @@ def test_bake_sdf_matches_brute_force_on_an_open_mesh():
     np.testing.assert_allclose(ours.values, brute(ours, vertices, faces), atol=2e-7)
 
 
+def test_bake_sdf_tells_sides_of_an_open_mesh_to_micrometres():
+    margin, off = 0.02, 2e-5
+    half = (margin + off) * 15 / 4 - margin  # the third points lie `off` inside
+    vertices, faces = arrays(trimesh.creation.box([2 * half] * 3))
+    open_above = faces[(vertices[faces][..., 2] < 0).any(axis=1)]
+    assert len(open_above) == 10
+    grid = bake_sdf(vertices, open_above, 16, margin)
+    np.testing.assert_allclose(grid.values[4:12, 4:12, 2], -off, atol=1e-6)
+    np.testing.assert_allclose(grid.values[4:12, 2, 4:8], -off, atol=1e-6)
+
+
 def test_bake_sdf_counts_overlapping_parts_as_inside():
     one = trimesh.creation.box((0.08, 0.08, 0.08))
     two = trimesh.creation.box((0.08, 0.08, 0.08)).apply_translation([0.04, 0, 0])
