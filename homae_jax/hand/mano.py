@@ -63,20 +63,33 @@ def mano_forward(
     if fingertips not in FINGERTIPS:
         raise ValueError(f'fingertips="{fingertips}": use one of {sorted(FINGERTIPS)}')
     lead = pose_rotmat.shape[:-3]
-    rotmat = pose_rotmat.reshape(-1, 16, 3, 3)
-    shaped = _einsum("vcs,bs->bvc", model.shape_basis, betas.reshape(-1, 10))
-    shaped = shaped + jnp.asarray(model.template_vertices)[None]
-    rest_joints = _einsum("jv,bvc->bjc", model.joint_regressor, shaped)
-    feature = (rotmat[:, 1:] - jnp.eye(3)[None, None]).reshape(-1, 135)
-    posed = shaped + _einsum("vcp,bp->bvc", model.pose_basis, feature)
+    rotmat, betas = pose_rotmat.reshape(-1, 16, 3, 3), betas.reshape(-1, 10)
+    rest_joints = _einsum("jv,vc->jc", model.joint_regressor, model.template_vertices)
+    by_shape = _einsum("jv,vcs->sjc", model.joint_regressor, model.shape_basis)
+    rest_joints = rest_joints[None] + _einsum("bs,sjc->bjc", betas, by_shape)
+
+    # Coordinates before vertices from here on: no large array is turned but the last.
+    correctives = (rotmat[:, 1:] - jnp.eye(3)[None, None]).reshape(-1, 135)
+    basis = jnp.concatenate([model.shape_basis, model.pose_basis], axis=-1)
+    posed = _einsum(
+        "bp,pn->bn",
+        jnp.concatenate([betas, correctives], axis=-1),
+        basis.transpose(2, 1, 0).reshape(145, -1),
+    )
+    posed = posed.reshape(len(posed), 3, -1)
+    posed = posed + jnp.asarray(model.template_vertices).T[None]
 
     joint_rotmat, joints = kinematic_chain(rotmat, rest_joints)
     # x -> R x + (joint - R rest), blended per vertex.
     shift = joints - _einsum("bjmn,bjn->bjm", joint_rotmat, rest_joints)
-    weights = model.skinning_weights
-    blended_rotmat = _einsum("vj,bjmn->bvmn", weights, joint_rotmat)
-    blended_shift = _einsum("vj,bjm->bvm", weights, shift)
-    vertices = _einsum("bvmn,bvn->bvm", blended_rotmat, posed) + blended_shift
+    moves = jnp.concatenate([joint_rotmat, shift[..., None]], axis=-1)
+    blended = _einsum(
+        "nj,jv->nv",
+        moves.transpose(0, 2, 3, 1).reshape(-1, 16),
+        jnp.asarray(model.skinning_weights).T,
+    ).reshape(-1, 3, 4, posed.shape[-1])
+    turned = sum(blended[:, :, axis] * posed[:, None, axis] for axis in range(3))
+    vertices = (turned + blended[:, :, 3]).transpose(0, 2, 1)
     tips = vertices[:, np.array(FINGERTIPS[fingertips])]
     joints = jnp.concatenate([joints, tips], axis=1)
     return ManoOutput(
