@@ -88,6 +88,14 @@ def signed_distance_batch(
     )
 
 
+def squared_distance(
+    points: Float[Array, "*b 3"], triangles: Float[Array, "*c 3 3"]
+) -> Float[Array, "*d"]:
+    """Squared distance of points to one face each, broadcast against each other."""
+    corners = (_components(triangles[..., corner, :]) for corner in range(3))
+    return _squared_distance(_components(points), *corners)
+
+
 def winding_number(
     points: Float[Array, "p 3"],
     vertices: Float[Array, "v 3"],

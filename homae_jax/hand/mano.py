@@ -120,7 +120,7 @@ def _einsum(equation: str, *operands: Array) -> jax.Array:
 def kinematic_chain(
     rotmat: Float[Array, "b 16 3 3"], rest_joints: Float[Array, "b 16 3"]
 ) -> tuple[Float[Array, "b 16 3 3"], Float[Array, "b 16 3"]]:
-    """Rotation and position of every joint in the wrist's frame, from its parent's.
+    """Rotation and position of every joint in the hand's frame, from its parent's.
 
     The five fingers are chains of three (`PARENTS`): all take a step at once.
     """

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
-from homae_jax.geometry.mesh_sdf import SdfGrid, signed_distance
+from homae_jax.geometry.mesh_sdf import SdfGrid, signed_distance, squared_distance
 from homae_jax.objects.simplify import is_closed
 
 EIGHTHS = np.array(list(np.ndindex(2, 2, 2)))
@@ -236,7 +236,7 @@ def _pair_distances(
     offset: Float[Array, "8 3"],
     triangles: Float[Array, "n 3 3"],
 ) -> Float[Array, "8 n"]:
-    return _squared_distance(centres[None] + offset[:, None], triangles[None])
+    return squared_distance(centres[None] + offset[:, None], triangles[None])
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -247,7 +247,7 @@ def _nearest_others(
     num: int,
 ) -> Int[Array, "p n"]:
     """The faces nearest to each point, its own one last; of equals the first."""
-    squared = _squared_distance(points[:, None], triangles[None])
+    squared = squared_distance(points[:, None], triangles[None])
     is_own = jnp.arange(len(triangles))[None] == own[:, None]
     return jax.lax.top_k(-jnp.where(is_own, FAR, squared), num)[1]
 
@@ -256,40 +256,3 @@ def _nearest_others(
 def _is_inside(points: Float[Array, "p 3"], triangles: Float[Array, "f 3 3"]) -> Array:
     corners = jnp.arange(3 * triangles.shape[0]).reshape(-1, 3)
     return signed_distance(points, triangles.reshape(-1, 3), corners) < 0
-
-
-def _squared_distance(
-    points: Float[Array, "*b 3"], triangles: Float[Array, "*c 3 3"]
-) -> Array:
-    """Of points to faces: within the face's prism to its plane, else to an edge."""
-    p = [points[..., i] for i in range(3)]
-    a, b, c = ([triangles[..., k, i] for i in range(3)] for k in range(3))
-    normal = _cross(_minus(b, a), _minus(c, a))
-    area = _dot(normal, normal)
-    is_over = area > 1e-24  # a face of no area has no prism
-    to_edge = jnp.inf
-    for start, end in ((a, b), (b, c), (c, a)):
-        side, q = _minus(end, start), _minus(p, start)
-        length = jnp.maximum(_dot(side, side), 1e-24)
-        share = jnp.clip(_dot(side, q) / length, 0.0, 1.0)
-        rest = [q_i - share * s_i for q_i, s_i in zip(q, side, strict=True)]
-        to_edge = jnp.minimum(to_edge, _dot(rest, rest))
-        is_over &= _dot(_cross(normal, side), q) >= 0
-    height = _dot(normal, _minus(p, a))
-    return jnp.where(is_over, height**2 / jnp.maximum(area, 1e-24), to_edge)
-
-
-def _dot(a: list, b: list) -> Array:
-    return functools.reduce(jnp.add, (x * y for x, y in zip(a, b, strict=True)))
-
-
-def _cross(a: list, b: list) -> list:
-    return [
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    ]
-
-
-def _minus(a: list, b: list) -> list:
-    return [x - y for x, y in zip(a, b, strict=True)]

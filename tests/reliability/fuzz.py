@@ -241,7 +241,9 @@ def fuzz_apart(
         return ours.recv()
     except EOFError:
         process.join()
-        keep(name, 0, (folder / PARSERS[name].file_name).read_bytes())
+        last = folder / PARSERS[name].file_name
+        if last.exists():
+            keep(name, 0, last.read_bytes())
         return Report(
             name, 0, 0, 0, [f"the process died: {process.exitcode}"], 0.0, 0, 0.0
         )
