@@ -26,12 +26,14 @@ def project(
 ) -> Float[Array, "*b p 2"]:
     """Pixels of camera-frame points; depth is floored, so the result is finite."""
     xp = jnp if isinstance(points, jax.Array) else np
-    z = points[..., 2:]
-    plane = points / xp.where(z > MIN_DEPTH, z, MIN_DEPTH)
-    plane = xp.stack(
-        [plane[..., 0], plane[..., 1], xp.ones_like(plane[..., 0])], axis=-1
+    z = points[..., 2]
+    z = xp.where(z > MIN_DEPTH, z, MIN_DEPTH)
+    x, y = points[..., 0] / z, points[..., 1] / z
+    # Written out: a product with a 3x2 matrix is slow on every device.
+    k = intrinsics[..., None, :, :]
+    return xp.stack(
+        [x * k[..., i, 0] + y * k[..., i, 1] + k[..., i, 2] for i in range(2)], axis=-1
     )
-    return _matmul(plane, xp.swapaxes(intrinsics[..., :2, :], -1, -2))
 
 
 def unproject(

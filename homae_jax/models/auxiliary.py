@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.geometry import camera
+from homae_jax.models.products import between, dense
 from homae_jax.schema import Located
 
 NUM_OBJECTS = 21  # rows of ObjectTemplates that can be named: all of YCB-Video
@@ -49,18 +50,18 @@ class AuxiliaryHead(nn.Module):
         tokens = features.reshape(batch, grid * grid, -1)
         places = jnp.broadcast_to(cells[None], (batch, *cells.shape))
         tokens = jnp.concatenate([tokens, places.astype(tokens.dtype)], axis=-1)
-        tokens = nn.LayerNorm(dtype=self.dtype, name="norm")(tokens)
-        tokens = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="token")(tokens))
-        logits = nn.Dense(_PARTS, dtype=self.dtype, name="attend")(tokens)
+        tokens = nn.LayerNorm(dtype=between(self.dtype), name="norm")(tokens)
+        tokens = nn.gelu(dense(self.width, self.dtype, name="token")(tokens))
+        logits = dense(_PARTS, self.dtype, name="attend")(tokens)
         attention = jax.nn.softmax(logits.astype(jnp.float32), axis=1)
         place = jnp.einsum("bnk,nc->bkc", attention, cells)
         gathered = jnp.einsum("bnk,bnd->bkd", attention.astype(tokens.dtype), tokens)
         flat = jnp.concatenate(
             [gathered.reshape(batch, -1), place.reshape(batch, -1)], axis=-1
         )
-        hidden = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(flat))
-        values = nn.Dense(11, dtype=jnp.float32, name="values")(hidden)
-        names = nn.Dense(NUM_OBJECTS, dtype=jnp.float32, name="names")(hidden)
+        hidden = nn.gelu(dense(self.width, self.dtype, name="hidden")(flat))
+        values = dense(11, jnp.float32, name="values")(hidden)
+        names = dense(NUM_OBJECTS, jnp.float32, name="names")(hidden)
         return self._located(place, values, names, intrinsics)
 
     def _located(

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.errors import UserError
+from homae_jax.models.products import between, dense
 
 STRIDES = (8, 4, 2)  # of the levels after the first, px
 NUM_LEVELS = 1 + len(STRIDES)
@@ -39,10 +40,10 @@ class Level(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b s s d"]) -> Float[Array, "b s s c"]:
         if x.shape[-1] != self.width:
-            x = nn.Dense(self.width, dtype=self.dtype, name="enter")(x)
+            x = dense(self.width, self.dtype, name="enter")(x)
         y = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)
-        y = nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(y)
-        return x + nn.Dense(self.width, dtype=self.dtype, name="fc2")(nn.gelu(y))
+        y = dense(self.hidden, self.dtype, name="fc1")(y)
+        return x + dense(self.width, self.dtype, name="fc2")(nn.gelu(y))
 
 
 class Decoder(nn.Module):
@@ -63,17 +64,17 @@ class Decoder(nn.Module):
           UserError: the sizes do not fit each other.
         """
         self._check()
-        x = features.astype(self.dtype)
+        x = features.astype(between(self.dtype))
         levels = []
         for i, (width, hidden) in enumerate(zip(self.widths, self.hidden, strict=True)):
             if i == 1:
                 x = self._resize(x, self.image_size // STRIDES[0])
             elif i > 1:
-                expanded = nn.Dense(4 * width, dtype=self.dtype, name=f"expand_{i}")(x)
+                expanded = dense(4 * width, self.dtype, name=f"expand_{i}")(x)
                 x = pixel_shuffle(expanded)
             x = Level(width, hidden, self.dtype, name=f"level_{i}")(x)
             levels.append(x)
-        maps = nn.Dense(3, dtype=self.dtype, name="maps")(x).astype(jnp.float32)
+        maps = dense(3, self.dtype, name="maps")(x).astype(jnp.float32)
         return DecoderOutput(
             levels=tuple(levels),
             heatmap=maps[..., 0],
@@ -83,7 +84,7 @@ class Decoder(nn.Module):
         )
 
     def _image(self, x: Float[Array, "b s s c"]) -> Float[Array, "b h w 3"]:
-        values = nn.Dense(4 * 3, dtype=self.dtype, name="image")(x)
+        values = dense(4 * 3, self.dtype, name="image")(x)
         return pixel_shuffle(values).astype(jnp.float32)
 
     def _resize(self, x: Float[Array, "b s s c"], size: int) -> Float[Array, "b t t c"]:

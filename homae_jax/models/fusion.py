@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from homae_jax.models.products import between, dense
+
 
 class Fusion(nn.Module):
     """F_agg = Dense(F_img + F_3D concatenated) x sigmoid(s SDF / beta) / beta.
@@ -30,8 +32,8 @@ class Fusion(nn.Module):
         beta = self.param("beta", nn.initializers.constant(self.beta_init), ())
         beta = jnp.maximum(beta, self.beta_floor)
         sdf = self.sdf_sign * jax.lax.stop_gradient(sdf_norm)
-        weight = (jax.nn.sigmoid(sdf / beta) / beta).astype(self.dtype)
+        weight = (jax.nn.sigmoid(sdf / beta) / beta).astype(between(self.dtype))
         if self.explicit:
             joined = jnp.concatenate([f_img, f_3d], axis=-1)
-            f_img = nn.Dense(f_img.shape[-1], dtype=self.dtype, name="join")(joined)
+            f_img = dense(f_img.shape[-1], self.dtype, name="join")(joined)
         return f_img * weight[..., None]

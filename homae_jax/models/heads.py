@@ -14,6 +14,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from homae_jax.models.attention import attention_with_dropout
+from homae_jax.models.products import between, dense, dot_general_in
+
 NUM_ROTATIONS = 16
 NUM_VOTED_JOINTS = 20  # all but the wrist, which is the origin
 IDENTITY_ROT6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -40,15 +43,18 @@ class TransformerLayer(nn.Module):
         def attention(name: str) -> nn.MultiHeadDotProductAttention:
             return nn.MultiHeadDotProductAttention(
                 self.num_heads,
-                dtype=self.dtype,
+                dtype=between(self.dtype),
                 dropout_rate=self.dropout,
                 deterministic=not train,
+                attention_fn=attention_with_dropout(self.dtype),
+                qkv_dot_general=dot_general_in(self.dtype),
+                out_dot_general=dot_general_in(self.dtype),
                 name=name,
             )
 
         def add(x: Array, update: Array, name: str) -> Array:
             update = nn.Dropout(self.dropout, deterministic=not train)(update)
-            return nn.LayerNorm(dtype=self.dtype, name=name)(x + update)
+            return nn.LayerNorm(dtype=between(self.dtype), name=name)(x + update)
 
         query = x if position is None else x + position
         x = add(
@@ -63,9 +69,9 @@ class TransformerLayer(nn.Module):
                 attention("cross")(query, inputs_k=memory, inputs_v=memory),
                 "norm_cross",
             )
-        hidden = nn.relu(nn.Dense(self.width_mlp, dtype=self.dtype, name="mlp_0")(x))
+        hidden = nn.relu(dense(self.width_mlp, self.dtype, name="mlp_0")(x))
         hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
-        update = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_1")(hidden)
+        update = dense(x.shape[-1], self.dtype, name="mlp_1")(hidden)
         return add(x, update, "norm_mlp")
 
 
@@ -79,11 +85,11 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
-        x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="dense_0")(x))
-        x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="dense_1")(x))
-        out = nn.Dense(
+        x = nn.relu(dense(self.width, self.dtype, name="dense_0")(x))
+        x = nn.relu(dense(self.width, self.dtype, name="dense_1")(x))
+        out = dense(
             self.width_out,
-            dtype=self.dtype,
+            self.dtype,
             kernel_init=nn.initializers.variance_scaling(
                 0.1, "fan_in", "truncated_normal"
             ),

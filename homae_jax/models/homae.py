@@ -23,6 +23,7 @@ from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD, make_encoder
 from homae_jax.models.fusion import Fusion
 from homae_jax.models.heads import HandHead, ObjectHead
 from homae_jax.models.pointnet import PointNet
+from homae_jax.models.products import dense
 from homae_jax.models.sampling import PointFeatures
 from homae_jax.models.sdf import SdfHead
 from homae_jax.schema import Batch, Located, Outputs, Targets
@@ -67,7 +68,7 @@ class Homae(nn.Module):
         width_point = decoder.pop("width_point")
         multiscale = decoder.pop("multiscale")
         self.vit = make_encoder(image_size=self.image_size, dtype=dtype, **encoder)
-        self.vit_out = nn.Dense(width_out, dtype=dtype)
+        self.vit_out = dense(width_out, dtype)
         if self.auxiliary:
             self.locator = AuxiliaryHead(image_size=self.image_size, dtype=dtype)
         self.pyramid = Decoder(image_size=self.image_size, dtype=dtype, **decoder)

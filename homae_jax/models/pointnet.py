@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from homae_jax.models.products import between, dense
+
 
 class PointNet(nn.Module):
     """Shared MLP -> max pool -> shape code joined to each point -> MLP (F_3D)."""
@@ -21,10 +23,10 @@ class PointNet(nn.Module):
 
     @nn.compact
     def __call__(self, points_norm: Float[Array, "p 3"]) -> Float[Array, "p c"]:
-        x = points_norm.astype(self.dtype)
+        x = points_norm.astype(between(self.dtype))
         for layer, width in enumerate((*self.widths, self.width_out)):
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"point_{layer}")(x))
+            x = nn.relu(dense(width, self.dtype, name=f"point_{layer}")(x))
         shape_code = jnp.broadcast_to(jnp.max(x, axis=0, keepdims=True), x.shape)
         x = jnp.concatenate([x, shape_code], axis=-1)
-        x = nn.relu(nn.Dense(self.width_out, dtype=self.dtype, name="join_0")(x))
-        return nn.Dense(self.width_out, dtype=self.dtype, name="join_1")(x)
+        x = nn.relu(dense(self.width_out, self.dtype, name="join_0")(x))
+        return dense(self.width_out, self.dtype, name="join_1")(x)

@@ -213,8 +213,9 @@ def _least_in_cells(
 
 def _lattice(size: int) -> Int[Array, "g 3"]:
     """Integer coordinates of a size^3 lattice, z running fastest."""
-    index = jnp.arange(size**3)
-    return jnp.stack([index // size**2, index // size % size, index % size], axis=-1)
+    steps = jnp.arange(size)
+    axes = jnp.meshgrid(steps, steps, steps, indexing="ij")
+    return jnp.stack(axes, axis=-1).reshape(-1, 3)
 
 
 def _for_all(points: Float[Array, "g 3"], batch_size: int) -> Float[Array, "b g 3"]:

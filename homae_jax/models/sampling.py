@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from homae_jax.models.products import dense
+
 
 class PointFeatures(nn.Module):
     """F_img: the levels at the projected points, then an MLP (HOMAE eq. 11-12).
@@ -39,8 +41,8 @@ class PointFeatures(nn.Module):
         )
         levels = levels if self.multiscale else levels[-1:]
         x = jnp.concatenate([sample(level, points_px) for level in levels], axis=-1)
-        x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="fc1")(x))
-        return nn.Dense(self.width, dtype=self.dtype, name="fc2")(x)
+        x = nn.gelu(dense(self.width, self.dtype, name="fc1")(x))
+        return dense(self.width, self.dtype, name="fc2")(x)
 
 
 @functools.partial(jax.jit, static_argnames="image_size")  # traced once per shape
@@ -64,7 +66,7 @@ def sample_bilinear(
     cell = (points_px.astype(jnp.float32) + 0.5) * scale[None] - 0.5
     cell = jnp.clip(cell, 0.0, limit[None])
     low = jnp.floor(cell)
-    fraction = (cell - low).astype(feature_map.dtype)
+    fraction = cell - low
     x0, y0 = low.astype(jnp.int32).T
     x1, y1 = jnp.minimum(x0 + 1, width - 1), jnp.minimum(y0 + 1, height - 1)
     fx, fy = fraction.T
@@ -73,7 +75,9 @@ def sample_bilinear(
         [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
     )
     weight = jnp.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx])
-    corners = feature_map.reshape(-1, channels)[index] * weight[..., None]
+    corners = feature_map.reshape(-1, channels)[index].astype(jnp.float32)
+    corners = corners * weight[..., None]
     # Written out: XLA's CPU compiler takes a hundred times as long to sum over an axis
     # of four, and this would be half of all inference.
-    return corners[0] + corners[1] + corners[2] + corners[3]
+    value = corners[0] + corners[1] + corners[2] + corners[3]
+    return value.astype(feature_map.dtype)

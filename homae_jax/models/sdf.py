@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from homae_jax.models.products import between, dense, dot_general_in
+
 
 class WeightNormDense(nn.Module):
     """A dense layer whose columns are a direction times a learnt length.
@@ -27,8 +29,10 @@ class WeightNormDense(nn.Module):
         norm = jnp.sqrt(jnp.sum(kernel**2, axis=0) + 1e-12)
         scale = self.param("scale", lambda _: norm)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        weight = (kernel * (scale / norm)[None, :]).astype(self.dtype)
-        return x.astype(self.dtype) @ weight + bias.astype(self.dtype)[None, :]
+        weight = kernel * (scale / norm)[None, :]
+        x, weight, bias = (y.astype(between(self.dtype)) for y in (x, weight, bias))
+        contracted = (((x.ndim - 1,), (0,)), ((), ()))
+        return dot_general_in(self.dtype)(x, weight, contracted) + bias[None, :]
 
 
 class SdfHead(nn.Module):
@@ -58,5 +62,5 @@ class SdfHead(nn.Module):
                 y = jnp.concatenate([y, x.astype(y.dtype)], axis=-1)
         # Starts near zero: tanh and the clamp of the loss leave room on both sides.
         init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        out = nn.Dense(1, dtype=self.dtype, kernel_init=init, name="out")(y)
+        out = dense(1, self.dtype, kernel_init=init, name="out")(y)
         return jnp.tanh(out[..., 0].astype(jnp.float32))

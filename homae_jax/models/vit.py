@@ -20,6 +20,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.errors import UserError
+from homae_jax.models.attention import self_attention
+from homae_jax.models.products import between, dense
 
 STEM_STAGES = 5  # of ConvStem: four halvings and one at the token grid
 STEM_STRIDE = 16
@@ -46,13 +48,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         batch, num_tokens, width = x.shape
-        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = dense(3 * width, self.dtype, name="qkv")(x)
         qkv = qkv.reshape(batch, num_tokens, 3, self.num_heads, -1)
-        y = jax.nn.dot_product_attention(
-            *jnp.moveaxis(qkv, 2, 0), implementation=self.implementation
+        y = self_attention(
+            *jnp.moveaxis(qkv, 2, 0), self.dtype, implementation=self.implementation
         )
         y = y.reshape(batch, num_tokens, width)
-        return nn.Dense(width, dtype=self.dtype, name="proj")(y)
+        return dense(width, self.dtype, name="proj")(y)
 
 
 class Mlp(nn.Module):
@@ -63,9 +65,9 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        y = nn.Dense(self.hidden, dtype=self.dtype, name="fc1")(x)
+        y = dense(self.hidden, self.dtype, name="fc1")(x)
         y = nn.gelu(y, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
+        return dense(x.shape[-1], self.dtype, name="fc2")(y)
 
 
 class SwiGlu(nn.Module):
@@ -77,9 +79,9 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         gate, value = jnp.split(
-            nn.Dense(2 * self.hidden, dtype=self.dtype, name="w12")(x), 2, axis=-1
+            dense(2 * self.hidden, self.dtype, name="w12")(x), 2, axis=-1
         )
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="w3")(nn.silu(gate) * value)
+        return dense(x.shape[-1], self.dtype, name="w3")(nn.silu(gate) * value)
 
 
 class Block(nn.Module):
@@ -127,11 +129,13 @@ class ResidualConvBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         y = x
         for i in range(2):
-            y = nn.GroupNorm(NORM_GROUPS, dtype=self.dtype, name=f"norm{i + 1}")(y)
+            y = nn.GroupNorm(
+                NORM_GROUPS, dtype=between(self.dtype), name=f"norm{i + 1}"
+            )(y)
             y = nn.Conv(
                 x.shape[-1],
                 (3, 3),
-                dtype=self.dtype,
+                dtype=between(self.dtype),
                 use_bias=False,
                 name=f"conv{i + 1}",
             )(nn.relu(y))
@@ -152,13 +156,13 @@ class ConvStem(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b gh gw c"]:
-        x = image.astype(self.dtype)
+        x = image.astype(between(self.dtype))
         for stage, (width, num_blocks) in enumerate(
             zip(self.widths, self.num_blocks, strict=True)
         ):
             if stage < STEM_STAGES - 1:
                 x = _fold_2x2(x)
-            x = nn.Dense(width, dtype=self.dtype, name=f"project_{stage}")(x)
+            x = dense(width, self.dtype, name=f"project_{stage}")(x)
             for block in range(num_blocks):
                 x = ResidualConvBlock(self.dtype, name=f"stage_{stage}_{block}")(x)
         return x
@@ -274,7 +278,7 @@ class Vit(nn.Module):
             prefix = jnp.concatenate([prefix, registers])
         prefix = jnp.broadcast_to(prefix[None], (batch, *prefix.shape))
         patches = x.astype(jnp.float32) + position[None, 1:]
-        x = jnp.concatenate([prefix, patches], axis=1).astype(self.dtype)
+        x = jnp.concatenate([prefix, patches], axis=1).astype(between(self.dtype))
         self.sow("intermediates", "embeddings", x)
         return x
 
@@ -286,12 +290,12 @@ class Vit(nn.Module):
                 size,
                 size,
                 padding="VALID",
-                dtype=self.dtype,
+                dtype=between(self.dtype),
                 name="patch_embed",
             )(image)
         x = ConvStem(self.stem_widths, self.stem_blocks, self.dtype, name="stem")(image)
-        x = nn.GroupNorm(NORM_GROUPS, dtype=self.dtype, name="stem_norm")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="stem_out")(nn.relu(x))
+        x = nn.GroupNorm(NORM_GROUPS, dtype=between(self.dtype), name="stem_norm")(x)
+        return dense(self.width, self.dtype, name="stem_out")(nn.relu(x))
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:

@@ -7,6 +7,7 @@ import pytest
 
 from homae_jax.errors import UserError
 from homae_jax.models.decoder import Decoder, pixel_shuffle
+from homae_jax.models.products import between
 
 SMALL = {"widths": (16, 12, 8, 8), "hidden": (16, 16, 16, 16)}
 
@@ -63,7 +64,7 @@ def test_decoder_outputs_float32_whatever_the_compute_dtype():
     model = Decoder(32, **SMALL, dtype=jnp.bfloat16)
     x = jnp.ones((1, 2, 2, 16))
     out, params = model.init_with_output(jax.random.key(0), x, with_image=True)
-    assert all(level.dtype == jnp.bfloat16 for level in out.levels)
+    assert all(level.dtype == between(jnp.bfloat16) for level in out.levels)
     assert out.heatmap.dtype == out.image.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 

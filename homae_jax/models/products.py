@@ -1,0 +1,115 @@
+"""Matrix products in bfloat16, on a CPU too.
+
+Where `model.dtype` is bfloat16, accelerators keep everything between products in it.
+XLA for the CPU has fast products of bfloat16 (YNNPACK; on processors with instructions
+for them twice the rate of float32), but takes them only where the result is asked for
+in float32; else it widens both factors first. And every other operation on bfloat16 is
+emulated, rounding after each. So on a CPU activations are float32, and only the factors
+of a product are rounded, forward and backward: `model.dtype` is what products run in.
+
+Gradients of weights contract over the rows of both factors. The fast products do not
+offer that, and XLA, once it has chosen layouts, may leave such a product of bfloat16
+without any kernel ("Unsupported element type for DotThunk"), so they run in float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+def between(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of what lies between products that run in `dtype`, on this device."""
+    return jnp.dtype(jnp.float32 if _is_rounded(dtype) else dtype)
+
+
+def dense(features: int, dtype: DTypeLike, **options: Any) -> nn.Dense:
+    """flax's dense layer, its product in `dtype`; further options are `nn.Dense`'s."""
+    return nn.Dense(
+        features, dtype=between(dtype), dot_general=dot_general_in(dtype), **options
+    )
+
+
+def dot_general_in(dtype: DTypeLike) -> Callable[..., jax.Array]:
+    """`jax.lax.dot_general` for flax's layers, with the product in `dtype`.
+
+    It takes what dense layers ask for: the last axes of one array contracted with the
+    first ones of the other, no batch. Arrays come and leave as `between(dtype)`.
+    """
+    return _rounded_dot_general if _is_rounded(dtype) else lax.dot_general
+
+
+def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, "..."]:
+    """A product in `dtype`, summed and returned in float32.
+
+    Args:
+      equation: as numpy's, written out; batches lead, and every index is in two terms.
+    """
+    if _is_rounded(dtype):
+        return _rounded_einsum(equation, a, b)
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _is_rounded(dtype: DTypeLike) -> bool:
+    return jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+
+
+def _rounded_dot_general(
+    lhs: Array, rhs: Array, dimension_numbers: lax.DotDimensionNumbers, **_: Any
+) -> jax.Array:
+    num = len(dimension_numbers[0][0])
+    rows, columns = lhs.shape[: lhs.ndim - num], rhs.shape[num:]
+    inner = math.prod(rhs.shape[:num])
+    product = _rounded_einsum(
+        "mk,kn->mn",
+        lhs.reshape(math.prod(rows), inner),
+        rhs.reshape(inner, math.prod(columns)),
+    )
+    return product.reshape(*rows, *columns)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rounded_einsum(equation: str, a: Array, b: Array) -> jax.Array:
+    return _product(equation, _round(a), _round(b))
+
+
+def _forward(equation: str, a: Array, b: Array) -> tuple[jax.Array, tuple]:
+    a, b = _round(a), _round(b)
+    return _product(equation, a, b), (a, b)
+
+
+def _backward(
+    equation: str, factors: tuple[Array, Array], gradient: Array
+) -> tuple[jax.Array, jax.Array]:
+    """Each factor's gradient is the other's product with the result's, rounded too."""
+    a, b = factors
+    terms, result = equation.split("->")
+    of_a, of_b = terms.split(",")
+    gradient = _round(gradient)
+    return (
+        _product(f"{result},{of_b}->{of_a}", gradient, b),
+        _product(f"{of_a},{result}->{of_b}", a, gradient),
+    )
+
+
+_rounded_einsum.defvjp(_forward, _backward)
+
+
+def _round(x: Array) -> jax.Array:
+    return x.astype(jnp.bfloat16)
+
+
+def _product(equation: str, a: Array, b: Array) -> jax.Array:
+    """A product of rounded factors in float32, by the fast kernels if they offer it."""
+    of_a, of_b = equation.split("->")[0].split(",")
+    if of_a[-1] not in of_b:  # contracts over rows of the first factor
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)

@@ -1,0 +1,96 @@
+"""Attention on a CPU against JAX's and flax's own, at once and head by head."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from homae_jax.models import attention
+
+BATCH, TOKENS, HEADS, WIDTH = 2, 9, 3, 4
+
+
+@pytest.fixture(params=[0, 2**20], ids=["by head", "at once"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(attention, "CACHE_BYTES", request.param)
+
+
+def make_inputs(num_keys=TOKENS):
+    shapes = [(BATCH, n, HEADS, WIDTH) for n in (TOKENS, num_keys, num_keys)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+
+
+def value_and_gradient(function, inputs):
+    def total(*inputs):
+        out = function(*inputs)
+        return jnp.sum(jnp.sin(out)), out
+
+    (_, out), gradient = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(*inputs)
+    return [out, *gradient]
+
+
+def assert_same(ours, theirs, atol=1e-5):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_self_attention_is_jaxs(way):
+    inputs = make_inputs()
+    ours = value_and_gradient(
+        lambda *x: attention.self_attention(*x, jnp.float32, implementation="xla"),
+        inputs,
+    )
+    theirs = value_and_gradient(jax.nn.dot_product_attention, inputs)
+    assert_same(ours, theirs)
+
+
+def test_self_attention_in_bfloat16_is_near(way):
+    inputs = make_inputs()
+    ours = value_and_gradient(
+        lambda *x: attention.self_attention(*x, jnp.bfloat16, implementation="xla"),
+        inputs,
+    )
+    theirs = value_and_gradient(jax.nn.dot_product_attention, inputs)
+    assert all(x.dtype == jnp.float32 for x in ours)
+    assert_same(ours, theirs, atol=0.03)
+
+
+def test_attention_with_dropout_is_flaxs_draws_included(way):
+    inputs = make_inputs(num_keys=5)
+    mask = jax.random.bernoulli(jax.random.key(1), 0.7, (1, 1, TOKENS, 5))
+    mask = mask.at[..., 0].set(True)
+    options = {"mask": mask, "dropout_rng": jax.random.key(2), "dropout_rate": 0.3}
+    attend = attention.attention_with_dropout(jnp.float32)
+    for deterministic in (False, True):
+        options["deterministic"] = deterministic
+        ours = value_and_gradient(lambda *x: attend(*x, **options), inputs)
+        theirs = value_and_gradient(
+            lambda *x: nn.dot_product_attention(*x, **options), inputs
+        )
+        assert_same(ours, theirs)
+
+
+def test_multi_head_attention_takes_it(way):
+    x = jax.random.normal(jax.random.key(0), (BATCH, TOKENS, 12))
+    options = {"num_heads": 3, "dropout_rate": 0.3, "deterministic": False}
+    plain = nn.MultiHeadDotProductAttention(**options)
+    ours = nn.MultiHeadDotProductAttention(
+        **options, attention_fn=attention.attention_with_dropout(jnp.float32)
+    )
+    params = plain.init({"params": jax.random.key(1), "dropout": jax.random.key(2)}, x)
+    rngs = {"dropout": jax.random.key(3)}
+    np.testing.assert_allclose(
+        ours.apply(params, x, rngs=rngs), plain.apply(params, x, rngs=rngs), atol=1e-5
+    )
+
+
+def test_elsewhere_it_is_their_own(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    made = attention.attention_with_dropout(jnp.bfloat16)
+    assert made is nn.dot_product_attention
+    inputs = [x.astype(jnp.bfloat16) for x in make_inputs()]
+    out = attention.self_attention(*inputs, jnp.bfloat16, implementation="xla")
+    want = jax.nn.dot_product_attention(*inputs, implementation="xla")
+    np.testing.assert_array_equal(out, want)
