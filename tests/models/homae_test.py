@@ -139,10 +139,12 @@ def test_coarse_to_fine_answers_as_dense_while_enough_is_refined():
     assert any(not np.allclose(a, b, atol=1e-7) for a, b in answers)
 
 
-def test_homae_gradients_are_finite_and_reach_every_parameter():
-    batch, mano = toy.toy_batch(), toy.toy_mano()
-    _, variables, model = run_plain(False)
-    targets = toy_targets()
+@functools.cache
+def gradients_in(dtype):
+    """Of all losses together, by parameters that do not depend on the dtype."""
+    batch, mano, targets = toy.toy_batch(), toy.toy_mano(), toy_targets()
+    _, variables, _ = run_plain(False)
+    model = Homae(**toy.toy_model_options() | {"dtype": dtype})
     weights = dict.fromkeys(
         [*losses.GROUPS, *(n for g in losses.GROUPS.values() for n in g)], 1.0
     )
@@ -164,13 +166,28 @@ def test_homae_gradients_are_finite_and_reach_every_parameter():
             scale=3.1,
         )[0]  # fmt: skip
 
-    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_homae_gradients_are_finite_and_reach_every_parameter(dtype):
+    gradients = gradients_in(dtype)
     chex.assert_tree_all_finite(gradients)
+    chex.assert_trees_all_equal_dtypes(gradients, gradients_in("float32"))
     flat, _ = jax.tree_util.tree_flatten_with_path(gradients)
     dead = [jax.tree_util.keystr(path) for path, g in flat if not jnp.any(g != 0)]
     # A softmax ignores what is added to all keys; the queries' content starts at zero.
     untouched = ("['key']['bias']", "['decoder_0']['self']")
     assert not [d for d in dead if not any(u in d for u in untouched)]
+
+
+def test_homae_gradients_in_bfloat16_point_the_same_way():
+    low, high = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradients_in(dtype))])
+        for dtype in ("bfloat16", "float32")
+    )
+    cosine = low @ high / (np.linalg.norm(low) * np.linalg.norm(high))
+    assert 0.99 < cosine < 1.0 - 1e-7
 
 
 def test_normalise_image_matches_imagenet_statistics():
