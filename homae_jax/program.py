@@ -2,7 +2,9 @@
 
 `jax.export` with a symbolic batch for cpu and cuda. Parameters come in flat, by the
 names of ``parameters.safetensors``; the hand as the arrays of ``hand.npz``, so that no
-licensed array is inside. Part of the entry point export; exported.py reads the result.
+licensed array is inside. Products of bfloat16 take the form they have on the machine
+that exports (models/products.py): right on either, fast on its own kind. Part of the
+entry point export; exported.py reads the result.
 """
 
 import importlib.util
