@@ -2,9 +2,9 @@
 
 `jax.export` with a symbolic batch for cpu and cuda. Parameters come in flat, by the
 names of ``parameters.safetensors``; the hand as the arrays of ``hand.npz``, so that no
-licensed array is inside. Products of bfloat16 take the form they have on the machine
-that exports (models/products.py): right on either, fast on its own kind. Part of the
-entry point export; exported.py reads the result.
+licensed array is inside. Both platforms get the accelerators' form of products and
+attention (models/products.py). Part of the entry point export; exported.py reads the
+result.
 """
 
 import importlib.util
@@ -23,6 +23,7 @@ from homae_jax import assembly
 from homae_jax.errors import UserError
 from homae_jax.exported import ABOUT, LOCATE, PROGRAM
 from homae_jax.hand.mano import ManoModel
+from homae_jax.models.products import as_on_accelerators
 from homae_jax.predictor import answer_batch
 
 PLATFORMS = ("cpu", "cuda")
@@ -95,6 +96,6 @@ def _nested(params: Mapping[str, jax.Array]) -> dict:
 
 
 def _serialised(function: Any, *specs: Any) -> bytes:
-    return bytes(
-        export.export(jax.jit(function), platforms=PLATFORMS)(*specs).serialize()
-    )
+    with as_on_accelerators():
+        exported = export.export(jax.jit(function), platforms=PLATFORMS)(*specs)
+    return bytes(exported.serialize())

@@ -1,8 +1,9 @@
 """Memory of a training step by XLA's plan: compiled for this device, never run.
 
 By the number of passes that a batch is cut into (train.accumulate). The plan holds the
-parameters, the optimiser's state (donated), the batch and every temporary; on a CPU,
-products of bfloat16 are planned in float32.
+parameters, the optimiser's state (donated), the batch and every temporary;
+traced in the form that accelerators run. On a CPU products of bfloat16 are then planned
+in float32.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from homae_jax import assembly
 from homae_jax.benchmarks import _counts, _setup
 from homae_jax.benchmarks._measure import Measurement, peak_memory
 from homae_jax.benchmarks.train import make_loss
+from homae_jax.models.products import as_on_accelerators
 from homae_jax.training.optimizer import make_optimizer
 from homae_jax.training.state import create_state
 from homae_jax.training.step import train_step
@@ -85,5 +87,7 @@ def _plan(
         accumulate=accumulate,
     )
     state = jax.eval_shape(lambda p: create_state(p, tx, config.seed), params)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    with as_on_accelerators():
+        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+    compiled = lowered.compile()
     return _counts.analyse(compiled)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from homae_jax.models.products import einsum
+from homae_jax.models.products import einsum, is_for_cpu
 
 CACHE_BYTES = 2**20  # of weights that stay at hand between two products
 
@@ -27,7 +27,7 @@ def self_attention(
     implementation: str,
 ) -> Float[Array, "b n h d"]:
     """Attention among tokens, products in `dtype`; `implementation` is JAX's."""
-    if jax.default_backend() == "cpu":
+    if is_for_cpu():
         return _on_cpu(query, key, value, dtype)
     return jax.nn.dot_product_attention(
         query, key, value, implementation=implementation
@@ -40,7 +40,7 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
     Products run in `dtype`. As by flax's default, what is dropped is dropped in every
     head and picture.
     """
-    if jax.default_backend() != "cpu":
+    if not is_for_cpu():
         return nn.dot_product_attention
 
     def attend(

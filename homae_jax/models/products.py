@@ -12,9 +12,11 @@ offer that, and XLA, once it has chosen layouts, may leave such a product of bfl
 without any kernel ("Unsupported element type for DotThunk"), so they run in float32.
 """
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +25,27 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+_AS_ELSEWHERE = contextvars.ContextVar("as_on_accelerators", default=False)
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """What is traced inside takes the accelerators' form, whatever this device is.
+
+    For programs that are made here and run, or are meant to stand for what runs,
+    elsewhere.
+    """
+    token = _AS_ELSEWHERE.set(True)
+    try:
+        yield
+    finally:
+        _AS_ELSEWHERE.reset(token)
+
+
+def is_for_cpu() -> bool:
+    """Whether what is traced now is to run well on a CPU."""
+    return jax.default_backend() == "cpu" and not _AS_ELSEWHERE.get()
 
 
 def between(dtype: DTypeLike) -> jnp.dtype:
@@ -59,7 +82,7 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
 
 
 def _is_rounded(dtype: DTypeLike) -> bool:
-    return jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+    return jnp.dtype(dtype) == jnp.bfloat16 and is_for_cpu()
 
 
 def _rounded_dot_general(

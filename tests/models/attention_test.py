@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from homae_jax.models import attention
+from homae_jax.models.products import as_on_accelerators
 
 BATCH, TOKENS, HEADS, WIDTH = 2, 9, 3, 4
 
@@ -86,11 +87,11 @@ def test_multi_head_attention_takes_it(way):
     )
 
 
-def test_elsewhere_it_is_their_own(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    made = attention.attention_with_dropout(jnp.bfloat16)
-    assert made is nn.dot_product_attention
+def test_elsewhere_it_is_their_own():
     inputs = [x.astype(jnp.bfloat16) for x in make_inputs()]
-    out = attention.self_attention(*inputs, jnp.bfloat16, implementation="xla")
+    with as_on_accelerators():
+        made = attention.attention_with_dropout(jnp.bfloat16)
+        out = attention.self_attention(*inputs, jnp.bfloat16, implementation="xla")
+    assert made is nn.dot_product_attention
     want = jax.nn.dot_product_attention(*inputs, implementation="xla")
     np.testing.assert_array_equal(out, want)

@@ -98,9 +98,24 @@ def test_dense_under_vmap_is_dense_over_rows():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), rows, whole)
 
 
-def test_elsewhere_activations_keep_the_dtype(monkeypatch):
+@pytest.fixture(params=["another device", "asked for"])
+def elsewhere(request, monkeypatch):
+    if request.param == "asked for":
+        with products.as_on_accelerators():
+            yield
+    else:
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        yield
+
+
+def test_here_activations_are_float32():
     assert products.between(BF16) == jnp.float32
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with products.as_on_accelerators():
+        pass
+    assert products.between(BF16) == jnp.float32
+
+
+def test_elsewhere_activations_keep_the_dtype(elsewhere):
     assert products.between(BF16) == BF16
     assert products.between(jnp.float32) == jnp.float32
     layer = products.dense(6, BF16)
