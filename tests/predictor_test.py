@@ -5,14 +5,17 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+from jax import export
 
 from homae_jax import assembly, bundle, exported, program, weights
 from homae_jax.errors import UserError
 from homae_jax.geometry import camera
+from homae_jax.models import products
 from homae_jax.predictor import (
     MIRROR,
     ObjectShape,
@@ -275,6 +278,18 @@ def test_exported_model_answers_as_the_network_does(folder, predict, result):
         "cpu",
         "cuda",
     ]
+
+
+@pytest.mark.skipif(not HAS_PROGRAMS, reason="no flatbuffers here")
+def test_programs_keep_the_accelerators_form_of_products():
+    def product(x: jax.Array) -> jax.Array:
+        return products.dense(3, jnp.bfloat16).apply({"params": params}, x)
+
+    x = jnp.ones((2, 4))
+    params = products.dense(3, jnp.bfloat16).init(jax.random.key(0), x)["params"]
+    assert product(x).dtype == jnp.float32  # here, on a CPU
+    (out,) = export.deserialize(program._serialised(product, x)).out_avals
+    assert out.dtype == jnp.bfloat16
 
 
 def test_exported_needs_none_of_the_projects_code():

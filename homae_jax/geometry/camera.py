@@ -29,7 +29,7 @@ def project(
     z = points[..., 2]
     z = xp.where(z > MIN_DEPTH, z, MIN_DEPTH)
     x, y = points[..., 0] / z, points[..., 1] / z
-    # Written out: a product with a 3x2 matrix is slow on every device.
+    # Written out: a CPU takes longer over a product with a matrix of two columns.
     k = intrinsics[..., None, :, :]
     return xp.stack(
         [x * k[..., i, 0] + y * k[..., i, 1] + k[..., i, 2] for i in range(2)], axis=-1

@@ -37,25 +37,24 @@ def assert_same(ours, theirs, atol=1e-5):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
-def test_self_attention_is_jaxs(way):
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_self_attention_is_jaxs(way, dtype, atol):
     inputs = make_inputs()
     ours = value_and_gradient(
-        lambda *x: attention.self_attention(*x, jnp.float32, implementation="xla"),
-        inputs,
-    )
-    theirs = value_and_gradient(jax.nn.dot_product_attention, inputs)
-    assert_same(ours, theirs)
-
-
-def test_self_attention_in_bfloat16_is_near(way):
-    inputs = make_inputs()
-    ours = value_and_gradient(
-        lambda *x: attention.self_attention(*x, jnp.bfloat16, implementation="xla"),
-        inputs,
+        lambda *x: attention.self_attention(*x, dtype, implementation="xla"), inputs
     )
     theirs = value_and_gradient(jax.nn.dot_product_attention, inputs)
     assert all(x.dtype == jnp.float32 for x in ours)
-    assert_same(ours, theirs, atol=0.03)
+    assert_same(ours, theirs, atol=atol)
+
+
+@pytest.mark.parametrize(("cache", "products"), [(0, 2 * HEADS), (2**20, 2)])
+def test_weights_beyond_the_cache_are_taken_head_by_head(monkeypatch, cache, products):
+    monkeypatch.setattr(attention, "CACHE_BYTES", cache)
+    program = jax.make_jaxpr(
+        lambda *x: attention.self_attention(*x, jnp.float32, implementation="xla")
+    )(*make_inputs())
+    assert str(program).count("dot_general[") == products
 
 
 def test_attention_with_dropout_is_flaxs_draws_included(way):
