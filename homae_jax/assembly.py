@@ -8,6 +8,7 @@ or from a checkpoint; the latter is JSON, never code.
 import dataclasses
 import functools
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -39,6 +40,11 @@ from homae_jax.targets import compute_targets
 from homae_jax.training import checkpoint
 
 DATASETS = ("ho3d", "dexycb", "synthetic")
+WORDS = {  # what is not checked where it is used
+    "model.dtype": ("float32", "bfloat16"),
+    "model.heads.object_rotation": ("rot6d", "axis_angle"),
+    "losses.rotation": ("matrix", "axis_angle"),
+}
 MAX_REASON = 200  # letters of another program's reason, in one error
 
 
@@ -249,13 +255,22 @@ def _hand_basis(model: ManoModel) -> HandBasis:
 
 
 def build_model(config: ml_collections.ConfigDict) -> Homae:
-    """The network; a mistyped key of `model` is an error that names it."""
+    """The network.
+
+    Raises:
+      UserError: a key of `model` that there is not, or a word that a key does not take.
+    """
     values = config.model.to_dict()
     known = {field.name for field in dataclasses.fields(Homae)} - {"parent", "name"}
     for key in values:
         if key not in known:
             shown = key if key.isidentifier() else repr(key)
             raise UserError(f"model.{shown:.60}: no such key; known: {sorted(known)}")
+    for key, words in WORDS.items():
+        value = operator.attrgetter(key)(config)
+        if value not in words:
+            shown = f"{value!r:.60}"
+            raise UserError(f"{key}={shown}: expected one of {', '.join(words)}")
     return Homae(
         image_size=config.data.image_size,
         fingertips=config.evaluate.fingertips,

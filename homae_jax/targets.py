@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from homae_jax.errors import UserError
 from homae_jax.geometry import camera, mesh_sdf, rotations
 from homae_jax.hand import mano as mano_lib
 from homae_jax.schema import Batch, ObjectTemplates, Targets
@@ -193,4 +194,4 @@ def _object_distance(points: Array, obj: ObjectTemplates, method: str) -> Array:
         return jax.vmap(mesh_sdf.lattice_signed_distance)(
             points, obj.vertices, obj.faces, obj.nearby_faces, lattice
         )
-    raise ValueError(f'targets.object_sdf="{method}": use "exact" or "grid"')
+    raise UserError(f'targets.object_sdf="{method}": use "exact" or "grid"')

@@ -8,6 +8,7 @@ import pytest
 
 from configs import common, dexycb, ho3d, synthetic
 from homae_jax import assembly
+from homae_jax.errors import UserError
 from tests import toy
 
 
@@ -73,6 +74,21 @@ def test_model_of_a_config_builds_with_its_shapes(config):
     layers = config.model.heads.hand_decoder_layers
     assert out.hand_rotmat.shape == (layers, 2, 16, 3, 3)
     assert out.vertices.shape == (2, 778, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "words"),
+    [
+        ("model.dtype", "bfloat", "float32, bfloat16"),
+        ("model.heads.object_rotation", "rot6", "rot6d, axis_angle"),
+        ("losses.rotation", "matrices", "matrix, axis_angle"),
+    ],
+)
+def test_build_model_names_a_word_that_a_key_does_not_take(key, word, words):
+    config = ho3d.get_config()
+    config.update_from_flattened_dict({key: word})
+    with pytest.raises(UserError, match=f"{key}='{word}': expected one of {words}"):
+        assembly.build_model(config)
 
 
 def test_paper_setting_has_the_papers_shapes():

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
+from homae_jax.errors import UserError
 from homae_jax.geometry import rotations
 from homae_jax.hand import mano as mano_lib
 from homae_jax.models import masking
@@ -326,7 +327,7 @@ class _Field:
             sample = points_lib.sample_coarse_to_fine
             options |= {"factor": coarse_factor, "share": refine_share}
         else:
-            raise ValueError(
+            raise UserError(
                 f'model.points.sampler="{sampler}": use "dense" or "coarse_to_fine"'
             )
         # Unbound: the sampler may run inside a branch or a loop of JAX.

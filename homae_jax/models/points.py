@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from homae_jax.errors import UserError
 from homae_jax.geometry import camera
 
 CHUNK = 2**18  # points evaluated at once, over the whole batch
@@ -119,9 +120,9 @@ def sample_coarse_to_fine(
     divide `share` by the width of their cells, as layers round a surface would.
     """
     if grid_size % factor:
-        raise ValueError(
-            f"points.grid_size={grid_size} must be a multiple of "
-            f"points.coarse_factor={factor}"
+        raise UserError(
+            f"model.points.grid_size={grid_size} must be a multiple of "
+            f"model.points.coarse_factor={factor}"
         )
     outside = outside_px(_for_all(grid_points(grid_size), batch_size))
     every = jnp.arange((grid_size // factor) ** 3)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from homae_jax.errors import UserError
 from homae_jax.models.products import between, dense, dot_general_in
 
 
@@ -46,7 +47,7 @@ class SdfHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "p d"], train: bool) -> Float[Array, " p"]:
         if x.shape[-1] >= self.width:
-            raise ValueError(
+            raise UserError(
                 f"model.sdf.width={self.width} must exceed its input of {x.shape[-1]} "
                 "channels (point features + encoding + 3), which re-enters midway"
             )
