@@ -24,12 +24,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from homae_jax import config_flags, lifeline, runtime, weights
-from homae_jax.data import cache, crops, pipeline, recolour
+from homae_jax.data import (
+    cache,
+    crops,
+    dexycb,
+    dexycb_files,
+    ho3d_files,
+    pipeline,
+    recolour,
+)
 from homae_jax.data.dexycb import DexYcbSource, HandBasis
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
-from homae_jax.hand.mano import ManoModel
+from homae_jax.hand.mano import FINGERTIPS, ManoModel
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.models.dinov2 import load_dinov2
 from homae_jax.models.homae import Homae
@@ -40,10 +48,16 @@ from homae_jax.targets import compute_targets
 from homae_jax.training import checkpoint
 
 DATASETS = ("ho3d", "dexycb", "synthetic")
-WORDS = {  # what is not checked where it is used
+WORDS = {  # that a key takes, where a wrong one would show late, or never
+    "data.augment.rotation_mode": crops.ROTATION_MODES,
+    "data.crop": crops.CROPS,
+    "data.filter": tuple(dexycb.FILTERS),
+    "data.left_hands": dexycb.LEFT_HANDS,
+    "data.object_center": crops.OBJECT_CENTERS,
+    "evaluate.fingertips": tuple(FINGERTIPS),
+    "losses.rotation": ("matrix", "axis_angle"),
     "model.dtype": ("float32", "bfloat16"),
     "model.heads.object_rotation": ("rot6d", "axis_angle"),
-    "losses.rotation": ("matrix", "axis_angle"),
 }
 MAX_REASON = 200  # letters of another program's reason, in one error
 
@@ -149,8 +163,26 @@ def data_paths(config: ml_collections.ConfigDict) -> DataPaths:
     )
 
 
+def check_words(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a key of `WORDS` says something else."""
+    for key, words in WORDS.items():
+        value = operator.attrgetter(key)(config)
+        if value not in words:
+            shown = f"{value!r:.60}"
+            raise UserError(f"{key}={shown}: expected one of {', '.join(words)}")
+
+
+def check_split(config: ml_collections.ConfigDict, split: str) -> None:
+    """Raises UserError if the data set has no such split; reads no frame."""
+    if config.data.dataset == "dexycb":
+        dexycb_files.check_split(split)
+    else:
+        ho3d_files.read_list(data_paths(config).root, split)
+
+
 def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
     """Makes the synthetic world at its first use; checks that real data are there."""
+    check_words(config)
     if config.data.dataset not in DATASETS:
         raise UserError(
             f'data.dataset="{config.data.dataset}": use one of {", ".join(DATASETS)}'
@@ -258,7 +290,7 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
     """The network.
 
     Raises:
-      UserError: a key of `model` that there is not, or a word that a key does not take.
+      UserError: there is no such key of `model`, or a key does not take its word.
     """
     values = config.model.to_dict()
     known = {field.name for field in dataclasses.fields(Homae)} - {"parent", "name"}
@@ -266,11 +298,7 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
         if key not in known:
             shown = key if key.isidentifier() else repr(key)
             raise UserError(f"model.{shown:.60}: no such key; known: {sorted(known)}")
-    for key, words in WORDS.items():
-        value = operator.attrgetter(key)(config)
-        if value not in words:
-            shown = f"{value!r:.60}"
-            raise UserError(f"{key}={shown}: expected one of {', '.join(words)}")
+    check_words(config)
     return Homae(
         image_size=config.data.image_size,
         fingertips=config.evaluate.fingertips,

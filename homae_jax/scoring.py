@@ -49,6 +49,12 @@ CURVES = {
 }
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the configuration asks for what cannot be scored."""
+    found_options(config)
+    assembly.check_split(config, config.data.eval_split)
+
+
 def result_file(
     config: ml_collections.ConfigDict, workdir: str | Path, split: str
 ) -> Path:

@@ -207,7 +207,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
     """Makes the data ready, and reads what does not change."""
     import jax
 
-    from homae_jax import assembly
+    from homae_jax import assembly, scoring
     from homae_jax.training import parallel
 
     if _is_first():
@@ -215,6 +215,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
     parallel.wait_for_all("data")
     if not _is_first():
         assembly.prepare_data(config)  # made by the first, found by the others
+    scoring.check(config)  # now, not after the last step
     parts = assembly.build_parts(config)
     source = assembly.build_source(config, config.data.train_split)
     length = run_length(config, len(assembly.train_frames(config, len(source))))

@@ -1,6 +1,7 @@
 """Configurations: the paper's values and shapes, and sweeps that name real keys."""
 
 import importlib
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -76,19 +77,18 @@ def test_model_of_a_config_builds_with_its_shapes(config):
     assert out.vertices.shape == (2, 778, 3)
 
 
-@pytest.mark.parametrize(
-    ("key", "word", "words"),
-    [
-        ("model.dtype", "bfloat", "float32, bfloat16"),
-        ("model.heads.object_rotation", "rot6", "rot6d, axis_angle"),
-        ("losses.rotation", "matrices", "matrix, axis_angle"),
-    ],
-)
-def test_build_model_names_a_word_that_a_key_does_not_take(key, word, words):
+@pytest.mark.parametrize("key", assembly.WORDS)
+def test_a_word_that_a_key_does_not_take_is_named_with_those_it_does(key):
     config = ho3d.get_config()
-    config.update_from_flattened_dict({key: word})
-    with pytest.raises(UserError, match=f"{key}='{word}': expected one of {words}"):
-        assembly.build_model(config)
+    words = assembly.WORDS[key]
+    assert attrgetter(key)(config) in words
+    wrong = words[0][:-1]
+    config.update_from_flattened_dict({key: wrong})
+    expected = f"{key}='{wrong}': expected one of {', '.join(words)}"
+    for ask in (assembly.build_model, assembly.prepare_data):
+        with pytest.raises(UserError) as error:
+            ask(config)
+        assert str(error.value) == expected
 
 
 def test_paper_setting_has_the_papers_shapes():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import chex
 import jax
 import pytest
 
-from homae_jax import config_flags, train
+from homae_jax import assembly, config_flags, train
 from homae_jax.config_flags import Override
 from homae_jax.errors import UserError
 from homae_jax.training import checkpoint
@@ -209,6 +210,25 @@ def test_debug_nans_stops_at_the_step_and_only_there(
         toy_training.install(monkeypatch, bad={3: "nan"})
         with pytest.raises(FloatingPointError, match="nan"):
             train.train_and_evaluate(load(config_file), tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("ho3d", "protocol.root", "guessed", 'protocol.root="guessed": use one of'),
+        ("ho3d", "protocol.boxes", "predicted", "trained without auxiliary heads"),
+        ("ho3d", "data.eval_split", "test", "test.txt: not found"),
+        ("dexycb", "data.eval_split", "s9_test", 'DexYCB has no split "s9_test"'),
+    ],
+)
+def test_what_cannot_be_scored_is_said_before_the_first_step(
+    monkeypatch, tmp_path, name, key, value, message
+):
+    monkeypatch.setattr(assembly, "prepare_data", lambda config: None)
+    overrides = [Override("data.root", str(tmp_path)), Override(key, value)]
+    config = config_flags.load_config(str(ROOT / f"configs/{name}.py"), overrides)
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.open_run(config, tmp_path / "run")
 
 
 def test_run_length_refuses_a_batch_larger_than_the_data(config_file):

@@ -5,6 +5,7 @@ whole is one program. Reading is timed twice: decoding alone, and with cropping.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
 from homae_jax.models import homae
+from homae_jax.models.products import round_factors
+from homae_jax.predictor import answer_batch
 from homae_jax.schema import Batch
 
 BATCHES = (1, 8)
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
     for num in sizes:
         batch = jax.tree.map(lambda rows, num=num: rows[:num], setup.batch)
         stages = {} if options.whole else make_stages(setup, batch)
-        stages["whole"] = whole(setup), (setup.params, batch)
+        stages["whole"] = whole(setup, batch)
         for name, (function, arguments) in stages.items():
             result = measure(
                 function,
@@ -117,10 +120,12 @@ def _head(target: str) -> Callable[..., Any]:
     return read
 
 
-def whole(setup: _setup.Setup) -> Callable[..., Any]:
-    """Parameters and a batch -> everything that is predicted, compiled."""
-    model, mano = setup.parts.model, setup.parts.mano
-    return jax.jit(lambda params, batch: model.apply({"params": params}, batch, mano))
+def whole(setup: _setup.Setup, batch: Batch) -> tuple[Callable[..., Any], tuple]:
+    """What `Predictor` runs for a batch of crops, compiled, and its arguments."""
+    model = setup.parts.model
+    params = round_factors(setup.params, model.dtype)
+    answer = jax.jit(functools.partial(answer_batch, model=model))
+    return answer, (params, batch, setup.parts.mano)
 
 
 def _reading(setup: _setup.Setup, repeats: int) -> Iterator[Measurement]:

@@ -141,6 +141,14 @@ def in_split(split: str, subject: int, sequence: int, camera: int) -> bool:
     return part == held
 
 
+def check_split(split: str) -> None:
+    """Raises UserError if DexYCB has no such split."""
+    if split not in SPLITS:
+        raise UserError(
+            f'DexYCB has no split "{split}"; use one of {", ".join(SPLITS)}'
+        )
+
+
 def find_sequences(
     root: Path, split: str
 ) -> Iterator[tuple[Sequence, tuple[int, ...]]]:
@@ -151,10 +159,7 @@ def find_sequences(
     Raises:
       UserError: no such split, no subject's folder, or an unusable meta.yml.
     """
-    if split not in SPLITS:
-        raise UserError(
-            f'DexYCB has no split "{split}"; use one of {", ".join(SPLITS)}'
-        )
+    check_split(split)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; set --config.data.root to DexYCB's")
     if not any((root / subject).is_dir() for subject in SUBJECTS):

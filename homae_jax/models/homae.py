@@ -76,6 +76,7 @@ class Homae(nn.Module):
         self.point_features = PointFeatures(
             width=width_point,
             image_size=self.image_size,
+            channels=self.decoder["widths"],
             multiscale=multiscale,
             dtype=dtype,
         )
@@ -254,9 +255,16 @@ class Homae(nn.Module):
             return points_lib.SurfacePoints(points, jnp.ones(points.shape[:2], bool))
 
         sample = field.sampler(target, **self.points)
+        if own_points is True and not field.train:
+            return sample()
+
+        def sampled() -> points_lib.SurfacePoints:
+            # Distances are asked for anew: with dropout, and for their gradient.
+            return sample()._replace(sdf_norm=None)
+
         if isinstance(own_points, bool):
-            return sample() if own_points else given()
-        return jax.lax.cond(own_points, sample, given)
+            return sampled() if own_points else given()
+        return jax.lax.cond(own_points, sampled, given)
 
     def _tokens(
         self,
@@ -270,7 +278,10 @@ class Homae(nn.Module):
         if self.heads["cross_points"]:
             other_points = field.to_frame_of(target, other.points_norm)
             points = jnp.concatenate([points, other_points], axis=1)
-        f_img, sdf = getattr(field, target)(points)
+        if own.sdf_norm is None or self.heads["cross_points"]:
+            f_img, sdf = getattr(field, target)(points)
+        else:
+            f_img, sdf = field.features(target, points), own.sdf_norm
         f_3d = None
         if self.fusion["explicit"]:
             f_3d = getattr(self, f"pointnet_{target}")(points)
@@ -286,8 +297,8 @@ class _Field:
     """Features and signed distance at points of one batch's decoded images."""
 
     def __init__(self, model: Homae, levels, batch: Batch, train: bool):
-        self._model, self._levels, self._batch = model, levels, batch
-        self._train = train
+        self._model, self._batch, self.train = model, batch, train
+        self._maps = model.point_features.prepare(levels)
         self._scale = model.points["scale"]
         self._octaves = model.points["octaves"]
         self._origin = {"hand": batch.wrist, "object": batch.object_center}
@@ -298,6 +309,11 @@ class _Field:
 
     def object(self, points_norm: Array) -> tuple[Array, Array]:
         return self._evaluate("object", points_norm)
+
+    def features(self, target: str, points_norm: Array) -> Array:
+        """F_img alone."""
+        pixels = self._to_px(target, points_norm)
+        return self._model.point_features.read(self._maps, pixels)
 
     def to_frame_of(self, target: str, points_norm: Array) -> Array:
         """Re-expresses the other target's points in this one's frame."""
@@ -318,7 +334,7 @@ class _Field:
         coarse_factor: int,
         refine_share: float,
     ):
-        """A function of nothing that samples the predicted surface, gradient-free."""
+        """A function of nothing that samples the predicted surface; points stay put."""
         del scale, octaves
         options = {"num": num_hand if target == "hand" else num_object}
         if sampler == "dense":
@@ -337,7 +353,7 @@ class _Field:
 
         def sdf(points: Array) -> Array:
             pixels = self._to_px(target, points)
-            f_img = features.apply(feature_variables, self._levels, pixels)
+            f_img = features.apply(feature_variables, self._maps, pixels, method="read")
             return head.apply(head_variables, self._head_input(f_img, points), False)
 
         def outside_px(points: Array) -> Array:
@@ -352,7 +368,8 @@ class _Field:
                 grid_size=grid_size,
                 **options,
             )
-            return jax.tree.map(jax.lax.stop_gradient, found)
+            points_norm = jax.lax.stop_gradient(found.points_norm)
+            return found._replace(points_norm=points_norm)
 
         return run
 
@@ -370,10 +387,9 @@ class _Field:
         return jnp.concatenate([part.astype(f_img.dtype) for part in parts], axis=-1)
 
     def _evaluate(self, target: str, points_norm: Array) -> tuple[Array, Array]:
-        pixels = self._to_px(target, points_norm)
-        f_img = self._model.point_features(self._levels, pixels)
+        f_img = self.features(target, points_norm)
         head = getattr(self._model, f"sdf_{target}")
-        return f_img, head(self._head_input(f_img, points_norm), self._train)
+        return f_img, head(self._head_input(f_img, points_norm), self.train)
 
 
 def aggregate_rotation(votes: Float[Array, "b p r"]) -> Float[Array, "b 3 3"]:

@@ -26,6 +26,7 @@ class SurfacePoints(NamedTuple):
 
     points_norm: Float[Array, "*b p 3"]
     in_box: Bool[Array, "*b p"]  # False: filled in from outside the box
+    sdf_norm: Float[Array, "*b p"] | None = None  # None: nothing was predicted
 
 
 def encode_points(
@@ -70,8 +71,11 @@ def select_nearest(
 ) -> SurfacePoints:
     """The `num` points with the smallest |SDF| in the box, then nearest outside it."""
     _, chosen = jax.lax.top_k(-_score(sdf_norm, outside_px), num)
-    points = jnp.take_along_axis(points_norm, chosen[..., None], axis=1)
-    return SurfacePoints(points, jnp.take_along_axis(outside_px, chosen, 1) <= 0)
+    return SurfacePoints(
+        jnp.take_along_axis(points_norm, chosen[..., None], axis=1),
+        jnp.take_along_axis(outside_px, chosen, axis=1) <= 0,
+        jnp.take_along_axis(sdf_norm, chosen, axis=1),
+    )
 
 
 def _score(

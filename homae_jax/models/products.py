@@ -16,7 +16,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -51,6 +51,22 @@ def is_for_cpu() -> bool:
 def between(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of what lies between products that run in `dtype`, on this device."""
     return jnp.dtype(jnp.float32 if _is_rounded(dtype) else dtype)
+
+
+def round_factors(params: Any, dtype: DTypeLike) -> Any:
+    """Parameters for inference: what only products read is stored in their dtype.
+
+    The answers are the same to the bit; nothing is left to be rounded at every call.
+    Convolutions, and kernels that have a length of their own (sdf.WeightNormDense),
+    are read in float32 too and stay.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    rounded = {key: round_factors(value, dtype) for key, value in params.items()}
+    kernel = params.get("kernel")
+    if kernel is not None and kernel.ndim < 4 and "scale" not in params:
+        rounded["kernel"] = kernel.astype(dtype)
+    return rounded
 
 
 def dense(features: int, dtype: DTypeLike, **options: Any) -> nn.Dense:

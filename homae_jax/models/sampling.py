@@ -10,39 +10,99 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from homae_jax.models.products import dense
+from homae_jax.models.products import between, dense, dot_general_in
 
 
 class PointFeatures(nn.Module):
     """F_img: the levels at the projected points, then an MLP (HOMAE eq. 11-12).
 
     The paper applies the MLP to a dense H x W map and then samples it; sampling first
-    is the same up to the order of interpolation and far less arithmetic. Points are
-    independent, so a long list may be handed over in chunks.
+    is the same up to the order of interpolation and far less arithmetic. Only levels
+    with more channels than the MLP's first layer has go through it before: there are
+    few cells, and less is left to look up. Points are independent, so a long list may
+    be handed over in chunks; the levels are prepared once for all of them.
     """
 
     image_size: int
+    channels: tuple[int, ...]  # of the levels
     width: int = 223  # C
     multiscale: bool = True  # False: the last level alone (Table V, row 2)
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        self.fc1 = _Affine(sum(self._channels), self.width)
+        self.fc2 = dense(self.width, self.dtype)
+
     def __call__(
         self, levels: tuple[Array, ...], points_px: Float[Array, "b p 2"]
     ) -> Float[Array, "b p c"]:
         """Features of points given in crop pixels; `levels` are each "b s s c"."""
-        sample = jax.vmap(
-            lambda level, points: sample_bilinear(
-                level, points, image_size=self.image_size
-            )
+        return self.read(self.prepare(levels), points_px)
+
+    def prepare(self, levels: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The maps that `read` looks up, of the decoder's levels ("b s s c" each)."""
+        maps = levels[-len(self._channels) :]
+        return tuple(
+            self._product(level, rows) if self._is_wide(level.shape[-1]) else level
+            for level, rows in zip(maps, self._rows(), strict=True)
         )
-        levels = levels if self.multiscale else levels[-1:]
-        x = jnp.concatenate([sample(level, points_px) for level in levels], axis=-1)
-        x = nn.gelu(dense(self.width, self.dtype, name="fc1")(x))
-        return dense(self.width, self.dtype, name="fc2")(x)
+
+    def read(
+        self, maps: tuple[Array, ...], points_px: Float[Array, "b p 2"]
+    ) -> Float[Array, "b p c"]:
+        """Features of points given in crop pixels; `maps` come from `prepare`."""
+        look_up = jax.vmap(
+            lambda one, points: sample_bilinear(one, points, image_size=self.image_size)
+        )
+        bias = self.fc1.bias.astype(between(self.dtype))
+        x = jnp.broadcast_to(bias, (*points_px.shape[:2], self.width))
+        narrow = []
+        for one, rows in zip(maps, self._rows(), strict=True):
+            found = look_up(one, points_px)
+            if self._is_wide(len(rows)):
+                x = x + found
+            else:
+                narrow.append((found, rows))
+        if narrow:
+            values, rows = zip(*narrow, strict=True)
+            values = jnp.concatenate(values, axis=-1)
+            x = x + self._product(values, jnp.concatenate(rows))
+        return self.fc2(nn.gelu(x))
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        return self.channels if self.multiscale else self.channels[-1:]
+
+    def _is_wide(self, channels: int) -> bool:
+        return channels > self.width
+
+    def _rows(self) -> list[Array]:
+        """The first layer's kernel, level by level."""
+        ends = np.cumsum(self._channels)[:-1].tolist()
+        return jnp.split(self.fc1.kernel, ends)
+
+    def _product(
+        self, x: Float[Array, "*b d"], kernel: Float[Array, "d e"]
+    ) -> Float[Array, "*b e"]:
+        x, kernel = (y.astype(between(self.dtype)) for y in (x, kernel))
+        contracted = (((x.ndim - 1,), (0,)), ((), ()))
+        return dot_general_in(self.dtype)(x, kernel, contracted)
+
+
+class _Affine(nn.Module):
+    """The parameters of a dense layer that is not applied in one go."""
+
+    width_in: int
+    width: int
+
+    def setup(self) -> None:
+        init = nn.initializers.lecun_normal()
+        self.kernel = self.param("kernel", init, (self.width_in, self.width))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
 
 
 @functools.partial(jax.jit, static_argnames="image_size")  # traced once per shape

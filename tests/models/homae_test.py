@@ -11,6 +11,7 @@ import pytest
 from homae_jax import losses
 from homae_jax.geometry import rotations
 from homae_jax.models.homae import Homae, aggregate_rotation, normalise_image
+from homae_jax.models.products import round_factors
 from homae_jax.targets import compute_targets
 from tests import toy
 
@@ -101,6 +102,39 @@ def test_homae_traced_own_points_choose_between_both_kinds():
     np.testing.assert_array_equal(points(jnp.array(False)), targets.hand_points_norm)
     own = model.apply(variables, batch, mano).hand_points_norm
     np.testing.assert_allclose(points(jnp.array(True)), own, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["dense", "coarse_to_fine"])
+def test_inference_reads_the_pose_from_the_samplers_points_and_distances(sampler):
+    """Handed over as points of the pose, they give the same, distances asked anew."""
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    _, variables, _ = run_plain(False)
+    model = Homae(**options(points={"sampler": sampler}))
+    own = jax.jit(lambda v: model.apply(v, batch, mano))(variables)
+    targets = toy_targets()._replace(
+        hand_points_norm=own.hand_points_norm,
+        object_points_norm=own.object_points_norm,
+    )
+    given = jax.jit(
+        lambda v: model.apply(v, batch, mano, targets=targets, own_points=False)
+    )(variables)
+    for key in ("hand_points_sdf_norm", "object_points_sdf_norm", "joints"):
+        np.testing.assert_allclose(
+            getattr(own, key), getattr(given, key), atol=1e-5, err_msg=key
+        )
+
+
+def test_rounded_factors_change_no_bit_of_the_answer():
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    _, variables, _ = run_plain(False)
+    model = Homae(**toy.toy_model_options() | {"dtype": "bfloat16"})
+    params = variables["params"]
+    rounded = round_factors(params, "bfloat16")
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(rounded)}
+    assert dtypes == {"float32", "bfloat16"}
+    apply = jax.jit(lambda params: model.apply({"params": params}, batch, mano))
+    chex.assert_trees_all_equal(apply(rounded), apply(params))
+    chex.assert_trees_all_equal(round_factors(params, "float32"), params)
 
 
 SWITCHES = [

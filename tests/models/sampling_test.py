@@ -10,6 +10,7 @@ from homae_jax.models.products import between
 from homae_jax.models.sampling import PointFeatures, sample_bilinear
 
 SIZE = 24
+CHANNELS = 8, 4, 2  # of the levels
 
 
 def reference(feature_map, points_px):
@@ -72,7 +73,7 @@ def test_sample_bilinear_reads_pixel_coordinates_off_a_map(stride):
 
 def make_levels(batch=2, dtype=jnp.float32):
     rng = np.random.default_rng(4)
-    shapes = [(3, 8), (6, 4), (12, 2)]
+    shapes = zip((3, 6, 12), CHANNELS, strict=True)
     return tuple(
         jnp.asarray(rng.normal(size=(batch, s, s, c)), dtype) for s, c in shapes
     )
@@ -81,8 +82,8 @@ def make_levels(batch=2, dtype=jnp.float32):
 def test_point_features_multiscale_sees_every_level():
     levels = make_levels()
     points = jnp.full((2, 7, 2), 9.3)
-    last_only = PointFeatures(SIZE, width=11, multiscale=False)
-    every = PointFeatures(SIZE, width=11)
+    last_only = PointFeatures(SIZE, CHANNELS, width=11, multiscale=False)
+    every = PointFeatures(SIZE, CHANNELS, width=11)
     for model, sees in ((last_only, [False, False, True]), (every, [True] * 3)):
         params = model.init(jax.random.key(0), levels, points)
 
@@ -98,7 +99,7 @@ def test_point_features_agree_when_chunked():
     levels = make_levels(batch=1)
     rng = np.random.default_rng(5)
     points = jnp.asarray(rng.uniform(0, SIZE, (1, 32, 2)), jnp.float32)
-    model = PointFeatures(SIZE, width=11)
+    model = PointFeatures(SIZE, CHANNELS, width=11)
     params = model.init(jax.random.key(0), levels, points)
     whole = model.apply(params, levels, points)
     chunks = points.reshape(4, 1, 8, 2)
@@ -109,7 +110,41 @@ def test_point_features_agree_when_chunked():
 def test_point_features_keep_the_compute_dtype():
     levels = make_levels(dtype=jnp.bfloat16)
     points = jnp.zeros((2, 3, 2))
-    model = PointFeatures(SIZE, width=5, dtype=jnp.bfloat16)
+    model = PointFeatures(SIZE, CHANNELS, width=5, dtype=jnp.bfloat16)
     params = model.init(jax.random.key(0), levels, points)
     assert model.apply(params, levels, points).dtype == between(jnp.bfloat16)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 11])  # every level wide, ..., none
+@pytest.mark.parametrize("multiscale", [True, False])
+def test_point_features_are_the_mlp_of_the_sampled_levels(width, multiscale):
+    """However the first layer is divided between cells and points."""
+    levels = make_levels()
+    rng = np.random.default_rng(6)
+    points = jnp.asarray(rng.uniform(-3, SIZE + 3, (2, 30, 2)), jnp.float32)
+    model = PointFeatures(SIZE, CHANNELS, width=width, multiscale=multiscale)
+    variables = model.init(jax.random.key(1), levels, points)
+    noise = jax.random.normal(jax.random.key(2), (width,))
+    variables["params"]["fc1"]["bias"] = noise  # it starts at zero
+    x = jnp.stack(
+        [
+            jnp.concatenate(
+                [
+                    sample_bilinear(level[row], points[row], image_size=SIZE)
+                    for level in (levels if multiscale else levels[-1:])
+                ],
+                axis=-1,
+            )
+            for row in range(2)
+        ]
+    )
+    one, two = (variables["params"][name] for name in ("fc1", "fc2"))
+    hidden = jax.nn.gelu(
+        jnp.einsum("bpc,cd->bpd", x, one["kernel"]) + noise[None, None]
+    )
+    expected = (
+        jnp.einsum("bpc,cd->bpd", hidden, two["kernel"]) + two["bias"][None, None]
+    )
+    got = model.apply(variables, levels, points)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
