@@ -27,6 +27,8 @@ FINGERTIPS = {
     "ho3d_2020": (745, 320, 444, 555, 657),
 }
 
+SKINNED_AT_ONCE = 128  # hands: what is blended for more leaves a processor's cache
+
 
 class ManoModel(NamedTuple):
     """The parameters of one hand; `hand/mano_files.py` reads them."""
@@ -68,33 +70,43 @@ def mano_forward(
     by_shape = _einsum("jv,vcs->sjc", model.joint_regressor, model.shape_basis)
     rest_joints = rest_joints[None] + _einsum("bs,sjc->bjc", betas, by_shape)
 
-    # Coordinates before vertices from here on: no large array is turned but the last.
     correctives = (rotmat[:, 1:] - jnp.eye(3)[None, None]).reshape(-1, 135)
-    basis = jnp.concatenate([model.shape_basis, model.pose_basis], axis=-1)
-    posed = _einsum(
-        "bp,pn->bn",
-        jnp.concatenate([betas, correctives], axis=-1),
-        basis.transpose(2, 1, 0).reshape(145, -1),
-    )
-    posed = posed.reshape(len(posed), 3, -1)
-    posed = posed + jnp.asarray(model.template_vertices).T[None]
-
+    coefficients = jnp.concatenate([betas, correctives], axis=-1)
     joint_rotmat, joints = kinematic_chain(rotmat, rest_joints)
     # x -> R x + (joint - R rest), blended per vertex.
     shift = joints - _einsum("bjmn,bjn->bjm", joint_rotmat, rest_joints)
     moves = jnp.concatenate([joint_rotmat, shift[..., None]], axis=-1)
-    blended = _einsum(
-        "nj,jv->nv",
-        moves.transpose(0, 2, 3, 1).reshape(-1, 16),
-        jnp.asarray(model.skinning_weights).T,
-    ).reshape(-1, 3, 4, posed.shape[-1])
-    turned = sum(blended[:, :, axis] * posed[:, None, axis] for axis in range(3))
-    vertices = (turned + blended[:, :, 3]).transpose(0, 2, 1)
+    vertices = _skin(model, coefficients, moves)
     tips = vertices[:, np.array(FINGERTIPS[fingertips])]
     joints = jnp.concatenate([joints, tips], axis=1)
     return ManoOutput(
         vertices.reshape(*lead, *vertices.shape[1:]), joints.reshape(*lead, 21, 3)
     )
+
+
+def _skin(
+    model: ManoModel,
+    coefficients: Float[Array, "b 145"],
+    moves: Float[Array, "b 16 3 4"],
+) -> Float[Array, "b 778 3"]:
+    """Vertices of shape and pose correctives, moved with the joints."""
+    basis = jnp.concatenate([model.shape_basis, model.pose_basis], axis=-1)
+    basis = basis.transpose(2, 1, 0).reshape(145, -1)
+    template = jnp.asarray(model.template_vertices).T
+    weights = jnp.asarray(model.skinning_weights).T
+
+    def skin(one: tuple[Array, Array]) -> Array:
+        # Coordinates before vertices: no large array is turned but the last.
+        coefficients, moves = one
+        posed = _einsum("p,pn->n", coefficients, basis).reshape(3, -1) + template
+        blended = _einsum("nj,jv->nv", moves.reshape(16, 12).T, weights)
+        blended = blended.reshape(3, 4, -1)
+        turned = sum(blended[:, axis] * posed[None, axis] for axis in range(3))
+        return (turned + blended[:, 3]).T
+
+    if len(moves) <= SKINNED_AT_ONCE:
+        return jax.vmap(skin)((coefficients, moves))
+    return jax.lax.map(skin, (coefficients, moves), batch_size=SKINNED_AT_ONCE)
 
 
 def pca_to_aa(

@@ -167,6 +167,26 @@ def test_mano_forward_takes_any_leading_axes_and_jit(model):
     np.testing.assert_allclose(many.joints[1, 2], one.joints, atol=MICROMETRE)
 
 
+def test_mano_forward_of_many_hands_is_that_of_each(model):
+    num = mano.SKINNED_AT_ONCE + 5  # in two parts, the last one short
+    rotmat = to_rotmat(np.stack([random_pose(seed) for seed in range(num)]))
+    betas = jax.random.normal(jax.random.key(4), (num, 10))
+
+    def run(rotmat, betas):
+        return mano.mano_forward(model, rotmat, betas, fingertips="ho3d")
+
+    def total(betas, rotmat):
+        return jnp.sum(run(rotmat, betas).vertices ** 2)
+
+    every, slope = run(rotmat, betas), jax.grad(total)(betas, rotmat)
+    for part in (slice(0, 5), slice(num - 5, num)):
+        some = run(rotmat[part], betas[part])
+        np.testing.assert_allclose(every.vertices[part], some.vertices, atol=MICROMETRE)
+        np.testing.assert_allclose(every.joints[part], some.joints, atol=MICROMETRE)
+        few = jax.grad(total)(betas[part], rotmat[part])
+        np.testing.assert_allclose(slope[part], few, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(mano.FINGERTIPS))
 def test_mano_forward_tips_are_the_listed_vertices(model, name):
     out = forward(model, random_pose(8), fingertips=name)
