@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.errors import UserError
+from homae_jax.models.activations import gelu
 from homae_jax.models.products import between, dense
 
 STRIDES = (8, 4, 2)  # of the levels after the first, px
@@ -43,7 +44,7 @@ class Level(nn.Module):
             x = dense(self.width, self.dtype, name="enter")(x)
         y = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)
         y = dense(self.hidden, self.dtype, name="fc1")(y)
-        return x + dense(self.width, self.dtype, name="fc2")(nn.gelu(y))
+        return x + dense(self.width, self.dtype, name="fc2")(gelu(y, approximate=True))
 
 
 class Decoder(nn.Module):

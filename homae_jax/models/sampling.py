@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from homae_jax.models.activations import gelu
 from homae_jax.models.products import between, dense, dot_general_in
 
 
@@ -71,7 +72,7 @@ class PointFeatures(nn.Module):
             values, rows = zip(*narrow, strict=True)
             values = jnp.concatenate(values, axis=-1)
             x = x + self._product(values, jnp.concatenate(rows))
-        return self.fc2(nn.gelu(x))
+        return self.fc2(gelu(x, approximate=True))
 
     @property
     def _channels(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.errors import UserError
+from homae_jax.models.activations import gelu, swiglu
 from homae_jax.models.attention import self_attention
 from homae_jax.models.products import between, dense
 
@@ -66,7 +67,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         y = dense(self.hidden, self.dtype, name="fc1")(x)
-        y = nn.gelu(y, approximate=False)
+        y = gelu(y, approximate=False)
         return dense(x.shape[-1], self.dtype, name="fc2")(y)
 
 
@@ -81,7 +82,7 @@ class SwiGlu(nn.Module):
         gate, value = jnp.split(
             dense(2 * self.hidden, self.dtype, name="w12")(x), 2, axis=-1
         )
-        return dense(x.shape[-1], self.dtype, name="w3")(nn.silu(gate) * value)
+        return dense(x.shape[-1], self.dtype, name="w3")(swiglu(gate, value))
 
 
 class Block(nn.Module):
