@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """Reading and cropping; then stage after stage and the whole, by batch size."""
     setup = _setup.build(options)
+    dtype = setup.parts.model.dtype
+    setup = setup._replace(params=round_factors(setup.params, dtype))  # as Predictor
     sizes = (options.batch,) if options.batch else BATCHES
     if not options.whole:
         yield from _reading(setup, options.repeats)
@@ -122,10 +124,8 @@ def _head(target: str) -> Callable[..., Any]:
 
 def whole(setup: _setup.Setup, batch: Batch) -> tuple[Callable[..., Any], tuple]:
     """What `Predictor` runs for a batch of crops, compiled, and its arguments."""
-    model = setup.parts.model
-    params = round_factors(setup.params, model.dtype)
-    answer = jax.jit(functools.partial(answer_batch, model=model))
-    return answer, (params, batch, setup.parts.mano)
+    answer = jax.jit(functools.partial(answer_batch, model=setup.parts.model))
+    return answer, (setup.params, batch, setup.parts.mano)
 
 
 def _reading(setup: _setup.Setup, repeats: int) -> Iterator[Measurement]:
