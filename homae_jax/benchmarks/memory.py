@@ -1,9 +1,8 @@
 """Memory of a training step by XLA's plan: compiled for this device, never run.
 
 By the number of passes that a batch is cut into (train.accumulate). The plan holds the
-parameters, the optimiser's state (donated), the batch and every temporary;
-traced in the form that accelerators run. On a CPU products of bfloat16 are then planned
-in float32.
+parameters, the optimiser's state (donated), the batch and every temporary. The step has
+the form that accelerators run; a CPU plans its products of bfloat16 in float32.
 """
 
 import argparse

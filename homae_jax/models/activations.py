@@ -1,8 +1,7 @@
 """Smooth activations whose derivatives are worked out on the way back.
 
-JAX would work them out on the way forth and keep them, as large as the activation, two
-or three of them; writing and reading those takes longer than the arithmetic, on a CPU
-and on a GPU, and they were a sixth of what a step of the encoder keeps.
+JAX would work them out on the way forth and keep them, each as large as the activation:
+a sixth of what the encoder's gradient needs, and on a CPU slower than the arithmetic.
 """
 
 import functools

@@ -38,12 +38,6 @@ class PointFeatures(nn.Module):
         self.fc1 = _Affine(sum(self._channels), self.width)
         self.fc2 = dense(self.width, self.dtype)
 
-    def __call__(
-        self, levels: tuple[Array, ...], points_px: Float[Array, "b p 2"]
-    ) -> Float[Array, "b p c"]:
-        """Features of points given in crop pixels; `levels` are each "b s s c"."""
-        return self.read(self.prepare(levels), points_px)
-
     def prepare(self, levels: tuple[Array, ...]) -> tuple[Array, ...]:
         """The maps that `read` looks up, of the decoder's levels ("b s s c" each)."""
         maps = levels[-len(self._channels) :]

@@ -79,18 +79,22 @@ def make_levels(batch=2, dtype=jnp.float32):
     )
 
 
+def features(model, levels, points_px):
+    return model.read(model.prepare(levels), points_px)
+
+
 def test_point_features_multiscale_sees_every_level():
     levels = make_levels()
     points = jnp.full((2, 7, 2), 9.3)
     last_only = PointFeatures(SIZE, CHANNELS, width=11, multiscale=False)
     every = PointFeatures(SIZE, CHANNELS, width=11)
     for model, sees in ((last_only, [False, False, True]), (every, [True] * 3)):
-        params = model.init(jax.random.key(0), levels, points)
+        params = model.init(jax.random.key(0), levels, points, method=features)
 
         def total(x, model=model, params=params):
-            return jnp.sum(model.apply(params, x, points) ** 2)
+            return jnp.sum(model.apply(params, x, points, method=features) ** 2)
 
-        assert model.apply(params, levels, points).shape == (2, 7, 11)
+        assert model.apply(params, levels, points, method=features).shape == (2, 7, 11)
         grads = jax.grad(total)(levels)
         assert [bool(jnp.any(g != 0)) for g in grads] == sees
 
@@ -100,10 +104,12 @@ def test_point_features_agree_when_chunked():
     rng = np.random.default_rng(5)
     points = jnp.asarray(rng.uniform(0, SIZE, (1, 32, 2)), jnp.float32)
     model = PointFeatures(SIZE, CHANNELS, width=11)
-    params = model.init(jax.random.key(0), levels, points)
-    whole = model.apply(params, levels, points)
+    params = model.init(jax.random.key(0), levels, points, method=features)
+    whole = model.apply(params, levels, points, method=features)
     chunks = points.reshape(4, 1, 8, 2)
-    parts = jax.lax.map(lambda p: model.apply(params, levels, p), chunks)
+    parts = jax.lax.map(
+        lambda p: model.apply(params, levels, p, method=features), chunks
+    )
     np.testing.assert_allclose(parts.reshape(1, 32, 11), whole, atol=1e-6)
 
 
@@ -111,8 +117,10 @@ def test_point_features_keep_the_compute_dtype():
     levels = make_levels(dtype=jnp.bfloat16)
     points = jnp.zeros((2, 3, 2))
     model = PointFeatures(SIZE, CHANNELS, width=5, dtype=jnp.bfloat16)
-    params = model.init(jax.random.key(0), levels, points)
-    assert model.apply(params, levels, points).dtype == between(jnp.bfloat16)
+    params = model.init(jax.random.key(0), levels, points, method=features)
+    assert model.apply(params, levels, points, method=features).dtype == between(
+        jnp.bfloat16
+    )
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
 
 
@@ -124,7 +132,7 @@ def test_point_features_are_the_mlp_of_the_sampled_levels(width, multiscale):
     rng = np.random.default_rng(6)
     points = jnp.asarray(rng.uniform(-3, SIZE + 3, (2, 30, 2)), jnp.float32)
     model = PointFeatures(SIZE, CHANNELS, width=width, multiscale=multiscale)
-    variables = model.init(jax.random.key(1), levels, points)
+    variables = model.init(jax.random.key(1), levels, points, method=features)
     noise = jax.random.normal(jax.random.key(2), (width,))
     variables["params"]["fc1"]["bias"] = noise  # it starts at zero
     x = jnp.stack(
@@ -146,5 +154,5 @@ def test_point_features_are_the_mlp_of_the_sampled_levels(width, multiscale):
     expected = (
         jnp.einsum("bpc,cd->bpd", hidden, two["kernel"]) + two["bias"][None, None]
     )
-    got = model.apply(variables, levels, points)
+    got = model.apply(variables, levels, points, method=features)
     np.testing.assert_allclose(got, expected, atol=2e-5)
