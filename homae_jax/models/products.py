@@ -8,8 +8,9 @@ emulated, rounding after each. So on a CPU activations are float32, and only the
 of a product are rounded, forward and backward: `model.dtype` is what products run in.
 
 Gradients of weights contract over the rows of both factors. The fast products do not
-offer that, and XLA, once it has chosen layouts, may leave such a product of bfloat16
-without any kernel ("Unsupported element type for DotThunk"), so they run in float32.
+offer that: the first factor must be transposed in memory, which is cheap, but which XLA
+leaves out unless told to (it would then choose a slow kernel, or fail: "Unsupported
+element type for DotThunk").
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -147,8 +149,26 @@ def _round(x: Array) -> jax.Array:
 
 
 def _product(equation: str, a: Array, b: Array) -> jax.Array:
-    """A product of rounded factors in float32, by the fast kernels if they offer it."""
-    of_a, of_b = equation.split("->")[0].split(",")
-    if of_a[-1] not in of_b:  # contracts over rows of the first factor
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    """A product of rounded factors in float32, by the fast kernels."""
+    terms, result = equation.split("->")
+    of_a, of_b = terms.split(",")
+    if of_a[-1] in of_b:
+        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    # Contracts over the rows of both: the narrower one is transposed.
+    if b.shape[-1] < a.shape[-1]:
+        a, b, of_a, of_b = b, a, of_b, of_a
+    lead, rows, columns = of_a[:-2], of_a[-2], of_a[-1]
+    product = jnp.einsum(
+        f"{lead}{columns}{rows},{of_b}->{lead}{columns}{of_b[-1]}",
+        _in_memory(jnp.swapaxes(a, -1, -2)),
+        b,
+        preferred_element_type=jnp.float32,
+    )
+    if result[-1] == of_b[-1]:
+        return product
+    return jnp.swapaxes(_in_memory(product), -1, -2)
+
+
+def _in_memory(x: Array) -> jax.Array:
+    """x, its elements laid out in the order of its axes."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

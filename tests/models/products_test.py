@@ -1,5 +1,7 @@
 """Products in bfloat16 on a CPU: what is rounded, and that nothing else is."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,29 @@ def test_einsum_and_its_gradient_round_factors_alone(equation, a, b):
     for got, wanted in zip(pull(gradient), want(rounded(gradient)), strict=True):
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("equation", "a", "b"),
+    [
+        ("mk,kn->mn", (40, 24), (24, 72)),
+        ("mk,kn->mn", (40, 72), (72, 24)),
+        ("bnd,bmd->bnm", (2, 40, 8), (2, 24, 8)),
+        ("bnm,bmd->bnd", (2, 40, 24), (2, 24, 8)),
+    ],
+)
+def test_a_gradient_asks_for_what_the_fast_kernels_offer(equation, a, b):
+    a, b = draw(0, *a), draw(1, *b)
+    _, pull = jax.vjp(lambda a, b: products.einsum(equation, a, b, BF16), a, b)
+    program = jax.jit(pull).lower(exact(equation, a, b)).compile().as_text()
+    found = re.findall(
+        r" dot\(%([\w.]+), %([\w.]+)\), .*lhs_contracting_dims={(\d)}", program
+    )
+    assert len(found) == 2
+    for left, right, contracted in found:
+        assert int(contracted) == a.ndim - 1
+        assert f"%{left} = bf16[" in program
+        assert f"%{right} = bf16[" in program
 
 
 def test_einsum_in_float32_rounds_nothing():
