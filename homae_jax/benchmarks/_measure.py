@@ -61,25 +61,37 @@ def measure(
     count: int,
     repeats: int,
     note: str = "",
+    is_carried: bool = False,
 ) -> Measurement:
-    """Calls a function once, then `repeats` times; one of `jax.jit` is counted too."""
+    """Calls a function once, then `repeats` times; one of `jax.jit` is counted too.
+
+    Args:
+      count: examples in a call.
+      is_carried: the first argument is taken from the first result of the call before,
+        as a training step that consumes its state needs it.
+    """
     start = time.perf_counter()
     counts, planned = _counts.Arithmetic(0, 0), 0
     if hasattr(function, "lower"):
         counts = _counts.count_arithmetic(function, *arguments)
         function = function.lower(*arguments).compile()
         planned = _counts.analyse(function).peak_bytes
-    _time_call(function, arguments)
-    first_s = time.perf_counter() - start
-    calls = [_time_call(function, arguments) for _ in range(repeats)]
-    seconds, processor_s = zip(*calls, strict=True)
+    compiling_s = time.perf_counter() - start
+    calls = []
+    for _ in range(1 + repeats):
+        *used, result = _time_call(function, arguments)
+        if is_carried:
+            arguments = (result[0], *arguments[1:])
+        del result
+        calls.append(used)
+    seconds, processor_s = zip(*calls[1:], strict=True)
     peak_bytes, peak_of = peak_memory()
     return Measurement(
         name=name,
         shapes=shapes,
         count=count,
         repeats=repeats,
-        first_s=first_s,
+        first_s=compiling_s + calls[0][0],
         median_s=statistics.median(seconds),
         fastest_s=min(seconds),
         slowest_s=max(seconds),
@@ -133,8 +145,10 @@ def peak_memory() -> tuple[int, str]:
     return peak * (1 if sys.platform == "darwin" else 1024), "process"
 
 
-def _time_call(function: Callable[..., Any], arguments: tuple) -> tuple[float, float]:
-    """Seconds by the wall and of the processors."""
+def _time_call(
+    function: Callable[..., Any], arguments: tuple
+) -> tuple[float, float, Any]:
+    """Seconds by the wall and of the processors, and the result."""
     start, used = time.perf_counter(), time.process_time()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start, time.process_time() - used
+    result = jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start, time.process_time() - used, result

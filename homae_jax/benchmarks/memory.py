@@ -6,23 +6,19 @@ the form that accelerators run; a CPU plans its products of bfloat16 in float32.
 """
 
 import argparse
-import functools
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from homae_jax import assembly
 from homae_jax.benchmarks import _counts, _setup
 from homae_jax.benchmarks._measure import Measurement, peak_memory
-from homae_jax.benchmarks.train import make_loss
+from homae_jax.benchmarks.train import build_step
 from homae_jax.models.products import as_on_accelerators
-from homae_jax.training.optimizer import make_optimizer
 from homae_jax.training.state import create_state
-from homae_jax.training.step import train_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,20 +67,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
 def _plan(
     config: Any, parts: assembly.Parts, params: Any, batch: Any, *, accumulate: int
 ) -> _counts.Analysis:
-    options = config.optimizer.to_dict()
-    for key in ("schedule", "decay", "decay_epochs", "warmup_steps"):
-        options.pop(key)
-    rate = optax.constant_schedule(options.pop("learning_rate"))
-    tx = make_optimizer(
-        params, rate, freeze_encoder=config.model.encoder.freeze, **options
-    )
-    step = functools.partial(
-        train_step,
-        loss_fn=make_loss(config, parts, own_points=True),
-        tx=tx,
-        rate=rate,
-        accumulate=accumulate,
-    )
+    step, tx = build_step(config, parts, params, own_points=True, accumulate=accumulate)
     state = jax.eval_shape(lambda p: create_state(p, tx, config.seed), params)
     with as_on_accelerators():
         lowered = jax.jit(step, donate_argnums=0).lower(state, batch)

@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             shapes=shapes,
             count=num,
             repeats=options.repeats,
+            is_carried=True,
         )
         per_picture = result.fastest_s / num
         peer = PEER_S_PER_PICTURE[own_points] / per_picture
@@ -91,23 +92,42 @@ def _stages(setup: _setup.Setup, key: jax.Array) -> dict[str, tuple]:
 def make_step(
     setup: _setup.Setup, *, own_points: bool
 ) -> tuple[Callable[..., Any], TrainState]:
-    """A compiled step, not donating its state, and the state to start from."""
-    config = setup.config
+    """A step as training compiles it, its state donated, and a state to start from."""
+    step, tx = build_step(
+        setup.config, setup.parts, setup.params, own_points=own_points
+    )
+    state = create_state(setup.params, tx, setup.config.seed)
+    return jax.jit(step, donate_argnums=0), jax.tree.map(jnp.copy, state)
+
+
+def build_step(
+    config: Any,
+    parts: assembly.Parts,
+    params: Any,
+    *,
+    own_points: bool,
+    accumulate: int | None = None,
+) -> tuple[Callable[..., Any], optax.GradientTransformation]:
+    """A step, not compiled, and its optimiser; `params` may be shapes.
+
+    Args:
+      accumulate: passes; None: the configuration's.
+    """
     options = config.optimizer.to_dict()
     for key in ("schedule", "decay", "decay_epochs", "warmup_steps"):
         options.pop(key)
     rate = optax.constant_schedule(options.pop("learning_rate"))
     tx = make_optimizer(
-        setup.params, rate, freeze_encoder=config.model.encoder.freeze, **options
+        params, rate, freeze_encoder=config.model.encoder.freeze, **options
     )
     step = functools.partial(
         train_step,
-        loss_fn=make_loss(config, setup.parts, own_points=own_points),
+        loss_fn=make_loss(config, parts, own_points=own_points),
         tx=tx,
         rate=rate,
-        accumulate=config.train.accumulate,
+        accumulate=accumulate or config.train.accumulate,
     )
-    return jax.jit(step), create_state(setup.params, tx, config.seed)
+    return step, tx
 
 
 def _dense(setup: _setup.Setup) -> Callable[..., Any]:

@@ -124,14 +124,14 @@ def _rounded_einsum(equation: str, a: Array, b: Array) -> jax.Array:
 
 def _forward(equation: str, a: Array, b: Array) -> tuple[jax.Array, tuple]:
     a, b = _round(a), _round(b)
-    return _product(equation, a, b), (a, b)
+    return _product(equation, a, b), (_to_bits(a), _to_bits(b))
 
 
 def _backward(
     equation: str, factors: tuple[Array, Array], gradient: Array
 ) -> tuple[jax.Array, jax.Array]:
     """Each factor's gradient is the other's product with the result's, rounded too."""
-    a, b = factors
+    a, b = map(_from_bits, factors)
     terms, result = equation.split("->")
     of_a, of_b = terms.split(",")
     gradient = _round(gradient)
@@ -146,6 +146,19 @@ _rounded_einsum.defvjp(_forward, _backward)
 
 def _round(x: Array) -> jax.Array:
     return x.astype(jnp.bfloat16)
+
+
+def _to_bits(x: Array) -> jax.Array:
+    """bfloat16 kept as integers, which a scan can stack.
+
+    Of a stack of bfloat16 XLA's CPU compiler rewrites all at every turn, by way of
+    float32.
+    """
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+def _from_bits(x: Array) -> jax.Array:
+    return lax.bitcast_convert_type(x, jnp.bfloat16)
 
 
 def _product(equation: str, a: Array, b: Array) -> jax.Array:

@@ -72,6 +72,23 @@ def test_a_gradient_asks_for_what_the_fast_kernels_offer(equation, a, b):
         assert f"%{right} = bf16[" in program
 
 
+def test_a_scan_stacks_no_bfloat16_for_the_way_back():
+    kernels = draw(0, 5, 8, 8)
+
+    def total(kernels, x):
+        def step(x, kernel):
+            return jnp.tanh(products.einsum("mk,kn->mn", x, kernel, BF16)), None
+
+        return jnp.sum(jax.lax.scan(step, x, kernels)[0])
+
+    x = draw(1, 3, 8)
+    program = jax.make_jaxpr(jax.grad(total))(kernels, x)
+    scans = [each for each in program.eqns if each.primitive.name == "scan"]
+    assert len(scans) == 2  # forth and back
+    kinds = {out.aval.dtype.name for scan in scans for out in scan.outvars}
+    assert kinds == {"float32", "uint16"}
+
+
 def test_einsum_in_float32_rounds_nothing():
     a, b = draw(0, 7, 33), draw(1, 33, 5)
     out = products.einsum("mk,kn->mn", a, b, jnp.float32)
