@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.geometry import camera
+from homae_jax.models.norms import LayerNorm
 from homae_jax.models.products import between, dense
 from homae_jax.schema import Located
 
@@ -50,7 +51,7 @@ class AuxiliaryHead(nn.Module):
         tokens = features.reshape(batch, grid * grid, -1)
         places = jnp.broadcast_to(cells[None], (batch, *cells.shape))
         tokens = jnp.concatenate([tokens, places.astype(tokens.dtype)], axis=-1)
-        tokens = nn.LayerNorm(dtype=between(self.dtype), name="norm")(tokens)
+        tokens = LayerNorm(between(self.dtype), name="norm")(tokens)
         tokens = nn.gelu(dense(self.width, self.dtype, name="token")(tokens))
         logits = dense(_PARTS, self.dtype, name="attend")(tokens)
         attention = jax.nn.softmax(logits.astype(jnp.float32), axis=1)

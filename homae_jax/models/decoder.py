@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from homae_jax.errors import UserError
 from homae_jax.models.activations import gelu
+from homae_jax.models.norms import LayerNorm
 from homae_jax.models.products import between, dense
 
 STRIDES = (8, 4, 2)  # of the levels after the first, px
@@ -42,7 +43,7 @@ class Level(nn.Module):
     def __call__(self, x: Float[Array, "b s s d"]) -> Float[Array, "b s s c"]:
         if x.shape[-1] != self.width:
             x = dense(self.width, self.dtype, name="enter")(x)
-        y = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)
+        y = LayerNorm(name="norm")(x)
         y = dense(self.hidden, self.dtype, name="fc1")(y)
         return x + dense(self.width, self.dtype, name="fc2")(gelu(y, approximate=True))
 

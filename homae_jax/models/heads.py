@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from homae_jax.models.attention import attention_with_dropout
+from homae_jax.models.norms import LayerNorm
 from homae_jax.models.products import between, dense, dot_general_in
 
 NUM_ROTATIONS = 16
@@ -54,7 +55,7 @@ class TransformerLayer(nn.Module):
 
         def add(x: Array, update: Array, name: str) -> Array:
             update = nn.Dropout(self.dropout, deterministic=not train)(update)
-            return nn.LayerNorm(dtype=between(self.dtype), name=name)(x + update)
+            return LayerNorm(between(self.dtype), name=name)(x + update)
 
         query = x if position is None else x + position
         x = add(

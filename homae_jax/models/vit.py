@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from homae_jax.errors import UserError
 from homae_jax.models.activations import gelu, swiglu
 from homae_jax.models.attention import self_attention
+from homae_jax.models.norms import LayerNorm
 from homae_jax.models.products import between, dense
 
 STEM_STAGES = 5  # of ConvStem: four halvings and one at the token grid
@@ -102,9 +103,11 @@ class Block(nn.Module):
         """Tokens -> tokens; `drop_path` is the share of dropped branches, if any."""
         feed_forward = {"mlp": Mlp, "swiglu": SwiGlu}[self.ffn]
         attention = Attention(self.num_heads, self.attention, self.dtype, name="attn")
-        y = attention(_layer_norm("norm1")(x))
+        y = attention(LayerNorm(name="norm1")(x))
         x = x + self._residual(y, "scale1", drop_path)
-        y = feed_forward(self.hidden, self.dtype, name="mlp")(_layer_norm("norm2")(x))
+        y = feed_forward(self.hidden, self.dtype, name="mlp")(
+            LayerNorm(name="norm2")(x)
+        )
         return x + self._residual(y, "scale2", drop_path)
 
     def _residual(
@@ -209,7 +212,7 @@ class Vit(nn.Module):
         x = self._embed(image)
         if self.depth:
             x = self._blocks(x, train)
-        x = _layer_norm("norm")(x)
+        x = LayerNorm(name="norm")(x)
         cls, registers, patches = jnp.split(x, [1, 1 + self.num_registers], axis=1)
         return VitOutput(patches, cls[:, 0], registers)
 
@@ -297,13 +300,6 @@ class Vit(nn.Module):
         x = ConvStem(self.stem_widths, self.stem_blocks, self.dtype, name="stem")(image)
         x = nn.GroupNorm(NORM_GROUPS, dtype=between(self.dtype), name="stem_norm")(x)
         return dense(self.width, self.dtype, name="stem_out")(nn.relu(x))
-
-
-def _layer_norm(name: str) -> nn.LayerNorm:
-    # The two-pass variance: DINOv2's outlier channels spoil E[x^2] - E[x]^2.
-    return nn.LayerNorm(
-        epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, name=name
-    )
 
 
 def _fold_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:

@@ -38,6 +38,13 @@ def test_activation_and_gradient_are_flaxs_and_only_inputs_are_kept(name):
     assert kept < sum(leaf.size for leaf in jax.tree.leaves(expected_back))
 
 
+def test_exact_gelu_keeps_the_negative_side_in_bfloat16():
+    x = jnp.linspace(-4.0, 0.0, 41).astype(jnp.bfloat16)
+    exact = nn.gelu(x.astype(jnp.float32), approximate=False)
+    got = activations.gelu(x, approximate=False).astype(jnp.float32)
+    np.testing.assert_allclose(got, exact, rtol=2**-8, atol=1e-6)
+
+
 def test_activations_keep_the_dtype():
     x = jnp.zeros(3, jnp.bfloat16)
     assert activations.gelu(x, approximate=False).dtype == jnp.bfloat16
