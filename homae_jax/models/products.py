@@ -96,6 +96,8 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
     if _is_rounded(dtype):
         return _rounded_einsum(equation, a, b)
     a, b = a.astype(dtype), b.astype(dtype)
+    if is_for_cpu():
+        return _product(equation, a, b)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
@@ -162,12 +164,17 @@ def _from_bits(x: Array) -> jax.Array:
 
 
 def _product(equation: str, a: Array, b: Array) -> jax.Array:
-    """A product of rounded factors in float32, by the fast kernels."""
+    """A product in float32, by the fast kernels."""
     terms, result = equation.split("->")
     of_a, of_b = terms.split(",")
     if of_a[-1] in of_b:
         return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-    # Contracts over the rows of both: the narrower one is transposed.
+    # Contracts over the rows of both.
+    if jax.device_count() > 1:
+        # These may be divided among devices, and a layout would have them gathered.
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return jnp.einsum(equation, a, b)
+    # The narrower one is transposed.
     if b.shape[-1] < a.shape[-1]:
         a, b, of_a, of_b = b, a, of_b, of_a
     lead, rows, columns = of_a[:-2], of_a[-2], of_a[-1]
