@@ -1,4 +1,4 @@
-"""Matrix products in bfloat16, on a CPU too.
+"""Matrix products that are fast on a CPU too, in bfloat16 and float32.
 
 Where `model.dtype` is bfloat16, accelerators keep everything between products in it.
 XLA for the CPU has fast products of bfloat16 (YNNPACK; on processors with instructions
@@ -8,9 +8,9 @@ emulated, rounding after each. So on a CPU activations are float32, and only the
 of a product are rounded, forward and backward: `model.dtype` is what products run in.
 
 Gradients of weights contract over the rows of both factors. The fast products do not
-offer that: the first factor must be transposed in memory, which is cheap, but which XLA
-leaves out unless told to (it would then choose a slow kernel, or fail: "Unsupported
-element type for DotThunk").
+offer that, in either type: one factor must be transposed in memory, which is cheap, but
+which XLA leaves out unless told to (it would choose a slower kernel, and for bfloat16
+may have none: "Unsupported element type for DotThunk"). Hence gradients of our own.
 """
 
 import contextlib
@@ -84,7 +84,9 @@ def dot_general_in(dtype: DTypeLike) -> Callable[..., jax.Array]:
     It takes what dense layers ask for: the last axes of one array contracted with the
     first ones of the other, no batch. Arrays come and leave as `between(dtype)`.
     """
-    return _rounded_dot_general if _is_rounded(dtype) else lax.dot_general
+    if not is_for_cpu():
+        return lax.dot_general
+    return functools.partial(_dot_general_on_cpu, dtype=dtype)
 
 
 def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, "..."]:
@@ -93,11 +95,9 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
     Args:
       equation: as numpy's, written out; batches lead, and every index is in two terms.
     """
-    if _is_rounded(dtype):
-        return _rounded_einsum(equation, a, b)
-    a, b = a.astype(dtype), b.astype(dtype)
     if is_for_cpu():
-        return _product(equation, a, b)
+        return _einsum_on_cpu(equation, dtype, a, b)
+    a, b = a.astype(dtype), b.astype(dtype)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
@@ -105,62 +105,66 @@ def _is_rounded(dtype: DTypeLike) -> bool:
     return jnp.dtype(dtype) == jnp.bfloat16 and is_for_cpu()
 
 
-def _rounded_dot_general(
-    lhs: Array, rhs: Array, dimension_numbers: lax.DotDimensionNumbers, **_: Any
+def _dot_general_on_cpu(
+    lhs: Array,
+    rhs: Array,
+    dimension_numbers: lax.DotDimensionNumbers,
+    *,
+    dtype: DTypeLike,
+    **_: Any,
 ) -> jax.Array:
     num = len(dimension_numbers[0][0])
     rows, columns = lhs.shape[: lhs.ndim - num], rhs.shape[num:]
     inner = math.prod(rhs.shape[:num])
-    product = _rounded_einsum(
+    product = _einsum_on_cpu(
         "mk,kn->mn",
+        dtype,
         lhs.reshape(math.prod(rows), inner),
         rhs.reshape(inner, math.prod(columns)),
     )
-    return product.reshape(*rows, *columns)
+    return product.reshape(*rows, *columns).astype(between(dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rounded_einsum(equation: str, a: Array, b: Array) -> jax.Array:
-    return _product(equation, _round(a), _round(b))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _einsum_on_cpu(equation: str, dtype: DTypeLike, a: Array, b: Array) -> jax.Array:
+    return _product(equation, a.astype(dtype), b.astype(dtype))
 
 
-def _forward(equation: str, a: Array, b: Array) -> tuple[jax.Array, tuple]:
-    a, b = _round(a), _round(b)
-    return _product(equation, a, b), (_to_bits(a), _to_bits(b))
+def _forward(
+    equation: str, dtype: DTypeLike, a: Array, b: Array
+) -> tuple[jax.Array, tuple]:
+    kept = _to_bits(a.astype(dtype)), _to_bits(b.astype(dtype))
+    return _einsum_on_cpu(equation, dtype, a, b), kept
 
 
 def _backward(
-    equation: str, factors: tuple[Array, Array], gradient: Array
+    equation: str, dtype: DTypeLike, kept: tuple[Array, Array], gradient: Array
 ) -> tuple[jax.Array, jax.Array]:
     """Each factor's gradient is the other's product with the result's, rounded too."""
-    a, b = map(_from_bits, factors)
+    a, b = (_from_bits(x, dtype) for x in kept)
     terms, result = equation.split("->")
     of_a, of_b = terms.split(",")
-    gradient = _round(gradient)
+    gradient = gradient.astype(dtype)
     return (
         _product(f"{result},{of_b}->{of_a}", gradient, b),
         _product(f"{of_a},{result}->{of_b}", a, gradient),
     )
 
 
-_rounded_einsum.defvjp(_forward, _backward)
-
-
-def _round(x: Array) -> jax.Array:
-    return x.astype(jnp.bfloat16)
+_einsum_on_cpu.defvjp(_forward, _backward)
 
 
 def _to_bits(x: Array) -> jax.Array:
-    """bfloat16 kept as integers, which a scan can stack.
+    """bfloat16 as integers, which a scan can stack.
 
     Of a stack of bfloat16 XLA's CPU compiler rewrites all at every turn, by way of
     float32.
     """
-    return lax.bitcast_convert_type(x, jnp.uint16)
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
 
 
-def _from_bits(x: Array) -> jax.Array:
-    return lax.bitcast_convert_type(x, jnp.bfloat16)
+def _from_bits(x: Array, dtype: DTypeLike) -> jax.Array:
+    return lax.bitcast_convert_type(x, dtype) if x.dtype == jnp.uint16 else x
 
 
 def _product(equation: str, a: Array, b: Array) -> jax.Array:

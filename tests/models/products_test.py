@@ -58,9 +58,10 @@ def test_einsum_and_its_gradient_round_factors_alone(equation, a, b):
         ("bnm,bmd->bnd", (2, 40, 24), (2, 24, 8)),
     ],
 )
-def test_a_gradient_asks_for_what_the_fast_kernels_offer(equation, a, b):
+@pytest.mark.parametrize(("dtype", "kind"), [(BF16, "bf16"), (jnp.float32, "f32")])
+def test_a_gradient_asks_for_what_the_fast_kernels_offer(equation, a, b, dtype, kind):
     a, b = draw(0, *a), draw(1, *b)
-    _, pull = jax.vjp(lambda a, b: products.einsum(equation, a, b, BF16), a, b)
+    _, pull = jax.vjp(lambda a, b: products.einsum(equation, a, b, dtype), a, b)
     program = jax.jit(pull).lower(exact(equation, a, b)).compile().as_text()
     found = re.findall(
         r" dot\(%([\w.]+), %([\w.]+)\), .*lhs_contracting_dims={(\d)}", program
@@ -68,8 +69,8 @@ def test_a_gradient_asks_for_what_the_fast_kernels_offer(equation, a, b):
     assert len(found) == 2
     for left, right, contracted in found:
         assert int(contracted) == a.ndim - 1
-        assert f"%{left} = bf16[" in program
-        assert f"%{right} = bf16[" in program
+        assert f"%{left} = {kind}[" in program
+        assert f"%{right} = {kind}[" in program
 
 
 def test_a_scan_stacks_no_bfloat16_for_the_way_back():
