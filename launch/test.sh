@@ -8,22 +8,17 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export JAX_PLATFORMS=cpu
 select="not slow and not parity"
 processes=2
-# The suite compiles much and runs little: a fifth less of it with fewer of LLVM's passes.
-flags="--xla_backend_optimization_level=1"
 case "${1:-}" in
   --slow)
     select="slow"
     processes=0
-    flags=""
     shift
     ;;
   --parity)
     select="parity"
     processes=0
-    flags=""
     shift
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r launch/parity.txt
     ;;
 esac
-export XLA_FLAGS="$flags ${XLA_FLAGS:-}"
 exec "$PYTHON" -m pytest -n "$processes" -m "$select" "$@"
