@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 
 EPSILON = 1e-6  # DINOv2's, and flax's default
 
+_mean = functools.partial(jnp.mean, axis=-1, keepdims=True)
+
 
 class LayerNorm(nn.Module):
     """As `flax.linen.LayerNorm`, with its parameters; worked out in float32.
@@ -60,5 +62,3 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
 
 
 _normalised.defvjp(_forward, _backward)
-
-_mean = functools.partial(jnp.mean, axis=-1, keepdims=True)

@@ -52,7 +52,8 @@ def is_for_cpu() -> bool:
 
 def between(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of what lies between products that run in `dtype`, on this device."""
-    return jnp.dtype(jnp.float32 if _is_rounded(dtype) else dtype)
+    is_rounded = jnp.dtype(dtype) == jnp.bfloat16 and is_for_cpu()
+    return jnp.dtype(jnp.float32 if is_rounded else dtype)
 
 
 def round_factors(params: Any, dtype: DTypeLike) -> Any:
@@ -99,10 +100,6 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
         return _einsum_on_cpu(equation, dtype, a, b)
     a, b = a.astype(dtype), b.astype(dtype)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
-def _is_rounded(dtype: DTypeLike) -> bool:
-    return jnp.dtype(dtype) == jnp.bfloat16 and is_for_cpu()
 
 
 def _dot_general_on_cpu(

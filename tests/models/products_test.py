@@ -73,6 +73,25 @@ def test_a_gradient_asks_for_what_the_fast_kernels_offer(equation, a, b, dtype, 
         assert f"%{right} = {kind}[" in program
 
 
+@pytest.mark.parametrize("dtype", [BF16, jnp.float32])
+def test_rows_that_may_be_divided_among_devices_have_no_layout(monkeypatch, dtype):
+    a, b = draw(0, 40, 24), draw(1, 24, 72)
+
+    result = draw(2, 40, 72)
+
+    def trace():
+        _, pull = jax.vjp(lambda a, b: products.einsum("mk,kn->mn", a, b, dtype), a, b)
+        return str(jax.make_jaxpr(pull)(result)), pull(result)
+
+    program, alone = trace()
+    assert "layout_constraint" in program
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    program, shared = trace()
+    assert "layout_constraint" not in program
+    for one, many in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-4)
+
+
 def test_a_scan_stacks_no_bfloat16_for_the_way_back():
     kernels = draw(0, 5, 8, 8)
 
