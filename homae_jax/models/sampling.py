@@ -122,14 +122,14 @@ def sample_bilinear(
     cell = jnp.clip(cell, 0.0, limit[None])
     low = jnp.floor(cell)
     fraction = cell - low
-    x0, y0 = low.astype(jnp.int32).T
+    x0, y0 = low.astype(jnp.int32).T[:, None]
     x1, y1 = jnp.minimum(x0 + 1, width - 1), jnp.minimum(y0 + 1, height - 1)
-    fx, fy = fraction.T
-    # One gather of whole rows of channels: its transpose is one scatter-add.
-    index = jnp.stack(
-        [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
-    )
-    weight = jnp.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx])
+    fx, fy = fraction.T[:, None]
+    # One gather of whole rows of channels: its transpose is one scatter-add. Corners
+    # by choice, not by stacking, which takes a kernel or two of its own at every use.
+    down, right = np.array([[0, 0, 1, 1], [0, 1, 0, 1]])[..., None] > 0
+    index = jnp.where(down, y1, y0) * width + jnp.where(right, x1, x0)
+    weight = jnp.where(down, fy, 1 - fy) * jnp.where(right, fx, 1 - fx)
     corners = feature_map.reshape(-1, channels)[index].astype(jnp.float32)
     corners = corners * weight[..., None]
     # Written out: XLA's CPU compiler takes a hundred times as long to sum over an axis

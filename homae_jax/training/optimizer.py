@@ -66,13 +66,15 @@ def make_optimizer(
 
     A frozen encoder has no moments and does not count for `clip_norm`.
     """
-    moments = optax.scale_by_adam(b1=b1, b2=b2)
+    on_vectors = [optax.scale_by_adam(b1=b1, b2=b2)]
     if clip_norm > 0:
-        moments = optax.chain(optax.clip_by_global_norm(clip_norm), moments)
-    parts = [_on_vectors(moments)]
-    if weight_decay > 0:
-        parts.append(optax.add_decayed_weights(weight_decay, mask=_is_matrix))
-    parts.append(optax.scale_by_learning_rate(rate))
+        on_vectors.insert(0, optax.clip_by_global_norm(clip_norm))
+    scaled = optax.scale_by_learning_rate(rate)
+    if weight_decay > 0:  # of matrices: by array
+        decayed = optax.add_decayed_weights(weight_decay, mask=_is_matrix)
+        parts = [_on_vectors(optax.chain(*on_vectors)), decayed, scaled]
+    else:
+        parts = [_on_vectors(optax.chain(*on_vectors, scaled))]
     if not freeze_encoder:
         scales = encoder_scales(
             params, multiplier=encoder_lr_multiplier, layer_decay=encoder_layer_decay

@@ -46,12 +46,13 @@ def train_step(
     grad_norm = _norm(grads)
     is_finite = jnp.isfinite(grad_norm) & jnp.isfinite(terms["loss"])
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    applied = state._replace(
-        params=optax.apply_updates(state.params, updates), opt_state=opt_state
-    )
-    chosen = jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), applied, state)
+    applied = jax.tree.map(lambda u: jnp.where(is_finite, u, 0.0), updates)
     is_skipped = 1 - is_finite.astype(jnp.int32)
-    new_state = chosen._replace(
+    new_state = state._replace(
+        params=optax.apply_updates(state.params, applied),
+        opt_state=jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old), opt_state, state.opt_state
+        ),
         step=state.step + 1,
         num_skipped=state.num_skipped + is_skipped,
         num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * is_skipped,
