@@ -93,7 +93,8 @@ def _synthetic() -> ConfigDict:
 def _model() -> ConfigDict:
     """The network."""
     m = ConfigDict()
-    m.dtype = "bfloat16"  # of matrix products; parameters and geometry stay float32
+    # Of matrix products; parameters and geometry stay float32.
+    m.dtype = "bfloat16"  # "bfloat16" | "float32" | "auto": as the device is faster
     m.auxiliary = False  # also find boxes, wrist and object: own pictures [D]
     m.encoder = _encoder()
     m.mask = _mask()  # target-focused masking [P eq. 1-7]

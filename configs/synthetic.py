@@ -57,7 +57,7 @@ def get_config(length: str = "short") -> ConfigDict:
 
 def _shrink_model(m: ConfigDict) -> None:
     """Every branch, each small, for pictures of half the side."""
-    m.dtype = "float32"
+    m.dtype = "auto"  # a fifth faster on processors with products of bfloat16
     m.encoder.update(variant="vit_tiny", width_out=192)
     m.mask.update(patch=16, num_patches=9)  # of 49: the paper's share
     m.decoder.update(

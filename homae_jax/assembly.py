@@ -56,7 +56,7 @@ WORDS = {  # that a key takes, where a wrong one would show late, or never
     "data.object_center": crops.OBJECT_CENTERS,
     "evaluate.fingertips": tuple(FINGERTIPS),
     "losses.rotation": ("matrix", "axis_angle"),
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("float32", "bfloat16", "auto"),
     "model.heads.object_rotation": ("rot6d", "axis_angle"),
 }
 MAX_REASON = 200  # letters of another program's reason, in one error
@@ -287,7 +287,7 @@ def _hand_basis(model: ManoModel) -> HandBasis:
 
 
 def build_model(config: ml_collections.ConfigDict) -> Homae:
-    """The network.
+    """The network, its `dtype` chosen for this device if the key is "auto".
 
     Raises:
       UserError: there is no such key of `model`, or a key does not take its word.
@@ -299,6 +299,8 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
             shown = key if key.isidentifier() else repr(key)
             raise UserError(f"model.{shown:.60}: no such key; known: {sorted(known)}")
     check_words(config)
+    if values["dtype"] == "auto":
+        values["dtype"] = "bfloat16" if runtime.has_bfloat16() else "float32"
     return Homae(
         image_size=config.data.image_size,
         fingertips=config.evaluate.fingertips,

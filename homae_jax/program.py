@@ -40,6 +40,8 @@ def build_programs(
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("programs need flatbuffers: pip install flatbuffers")
     model = assembly.build_model(config)
+    if config.model.dtype == "auto":
+        model = model.clone(dtype="float32")  # which every device has
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     size, (b,) = config.data.image_size, export.symbolic_shape("b")
     params_spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}

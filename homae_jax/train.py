@@ -270,7 +270,8 @@ def build_state_and_step(run: Run) -> tuple[Any, Callable[..., Any]]:
     )
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     _say(
-        f"{num_params / 1e6:.2f} M parameters; {length.num_frames} frames; "
+        f"{num_params / 1e6:.2f} M parameters, products in {run.parts.model.dtype}; "
+        f"{length.num_frames} frames; "
         f"{length.num_steps} steps of {config.train.batch_size} "
         f"({length.num_steps / length.steps_per_epoch:.1f} epochs)"
     )

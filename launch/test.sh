@@ -8,17 +8,22 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export JAX_PLATFORMS=cpu
 select="not slow and not parity"
 processes=2
+quick="--xla_backend_optimization_level=0" # to compile, which is most of the suite
 case "${1:-}" in
   --slow)
     select="slow"
     processes=0
+    quick=""
     shift
     ;;
   --parity)
     select="parity"
     processes=0
+    quick=""
     shift
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r launch/parity.txt
     ;;
 esac
-exec "$PYTHON" -m pytest -n "$processes" -m "$select" "$@"
+export XLA_FLAGS="${XLA_FLAGS:-$quick}"
+# A module's tests mostly stay in one process, with what they have made and compiled.
+exec "$PYTHON" -m pytest -n "$processes" --dist worksteal -m "$select" "$@"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common, dexycb, ho3d, synthetic
-from homae_jax import assembly
+from homae_jax import assembly, runtime
 from homae_jax.errors import UserError
 from tests import toy
 
@@ -24,6 +24,15 @@ def test_common_holds_the_papers_setting():
     assert (c.model.decoder.width_point, c.train.batch_size) == (223, 24)
     assert (c.optimizer.learning_rate, c.optimizer.decay) == (1e-4, 0.7)
     assert [c.losses.weights[k] for k in ("rec", "mano", "obj", "sdf")] == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("is_faster", "dtype"), [(True, "bfloat16"), (False, "float32")]
+)
+def test_products_run_in_what_the_device_is_faster_in(is_faster, dtype, monkeypatch):
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda: is_faster)
+    assert assembly.build_model(synthetic.get_config()).dtype == dtype
+    assert assembly.build_model(ho3d.get_config()).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("table", ["table5", "table6", "table7"])

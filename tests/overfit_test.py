@@ -31,6 +31,7 @@ def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     synthesize(root, NUM_FRAMES, 1, views_per_grasp=2, view_cone_deg=30.0)
     c = synthetic.get_config()
+    c.model.dtype = "float32"
     c.data.root = str(root)
     c.train.batch_size = NUM_FRAMES
     c.evaluate.batch_size = NUM_FRAMES

@@ -1,7 +1,9 @@
 """Devices and variables that have to be settled before JAX starts."""
 
 import os
+from typing import NamedTuple
 
+import jax
 import pytest
 
 from homae_jax import runtime
@@ -58,3 +60,30 @@ def test_prepare_goes_on_where_no_cache_can_be_made(monkeypatch, tmp_path):
 def test_check_device_refuses_an_unknown_device():
     with pytest.raises(UserError, match='device="tpu": use "gpu" or "any"'):
         runtime.check_device("tpu", allow_cpu=True)
+
+
+class Device(NamedTuple):
+    platform: str
+    compute_capability: str = ""
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "expected"),
+    [
+        (Device("cpu"), "fpu avx512f avx512_bf16 sse", True),
+        (Device("cpu"), "fpu avx512f avx512_bf16x", False),
+        (Device("cpu"), None, False),
+        (Device("gpu", "7.5"), "avx512_bf16", False),
+        (Device("gpu", "8.6"), "", True),
+        (Device("gpu", "12.0"), "", True),
+        (Device("gpu", "gfx90a"), "", False),
+        (Device("tpu"), "", True),
+    ],
+    ids=str,
+)
+def test_has_bfloat16_by_device(device, flags, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(runtime, "CPU_INFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags\t\t: {flags}\n\n")
+    assert runtime.has_bfloat16() == expected

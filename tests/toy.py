@@ -1,6 +1,7 @@
 """A toy hand, two toy objects, a batch of toy crops and the smallest of models."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -209,22 +210,26 @@ def toy_target_options() -> dict:
     }
 
 
-def toy_targets(batch: Batch) -> Targets:
+def toy_targets(batch: Batch, *, jitter: float = 0.0) -> Targets:
+    """A batch's targets; points about the surfaces scattered by `jitter` metres."""
+    return jax.jit(_targets_of(batch, jitter))(jax.random.key(0))
+
+
+def blank_targets(batch: Batch) -> Targets:
     """Zeros in the shapes of a batch's targets."""
-    mano, templates = toy_mano(), toy_templates()  # made on the host, not in a trace
-
-    def compute(key: jax.Array) -> Targets:
-        return compute_targets(
-            key,
-            batch,
-            mano=mano,
-            templates=templates,
-            point_jitter=jax.numpy.float32(0.0),
-            **toy_target_options(),
-        )
-
-    shapes = jax.eval_shape(compute, jax.random.key(0))
+    shapes = jax.eval_shape(_targets_of(batch, 0.0), jax.random.key(0))
     return jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _targets_of(batch: Batch, jitter: float) -> Callable[[jax.Array], Targets]:
+    return functools.partial(
+        compute_targets,
+        batch=batch,
+        mano=toy_mano(),
+        templates=toy_templates(),
+        point_jitter=jax.numpy.float32(jitter),
+        **toy_target_options(),
+    )
 
 
 def toy_parameters(model, *args, **keywords):

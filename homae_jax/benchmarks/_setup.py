@@ -66,3 +66,12 @@ def build(options: argparse.Namespace) -> Setup:
     batches = assembly.build_eval_batches(config, source, rows, parts.object_names)
     batch = jax.tree.map(jnp.asarray, next(batches))
     return Setup(config, parts, source, batch, assembly.initial_params(config, parts))
+
+
+def describe(setup: Setup, num: int) -> str:
+    """Shapes and settings of a measurement on `num` pictures."""
+    model = setup.parts.model
+    return (
+        f"{num} pictures of {model.image_size} px, {model.encoder['variant']}, "
+        f"{model.dtype}, {model.points['sampler']} in {model.points['grid_size']}^3"
+    )

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             name=f"plan of a step in {accumulate} passes",
             shapes=(
                 f"{num} pictures of {config.data.image_size} px, "
-                f"{config.model.encoder.variant}, {config.model.dtype}, "
+                f"{config.model.encoder.variant}, {parts.model.dtype}, "
                 f"remat {config.model.encoder.remat}"
             ),
             count=num,

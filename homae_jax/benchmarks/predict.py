@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
                 function,
                 *arguments,
                 name=name,
-                shapes=_shapes(setup.config, num),
+                shapes=_setup.describe(setup, num),
                 count=num,
                 repeats=options.repeats,
             )
@@ -144,18 +144,10 @@ def _reading(setup: _setup.Setup, repeats: int) -> Iterator[Measurement]:
         yield measure(
             function,
             name=name,
-            shapes=_shapes(config, num),
+            shapes=_setup.describe(setup, num),
             count=num,
             repeats=repeats,
         )
-
-
-def _shapes(config: Any, num: int) -> str:
-    points, encoder = config.model.points, config.model.encoder
-    return (
-        f"{num} pictures of {config.data.image_size} px, {encoder.variant}, "
-        f"{config.model.dtype}, {points.sampler} in {points.grid_size}^3"
-    )
 
 
 def _figures(config: Any, result: Measurement) -> dict[str, float]:

@@ -38,13 +38,8 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """Stage after stage, then both kinds of step."""
     setup = _setup.build(options)
     key = jax.random.key(0)
-    config, num = setup.config, setup.batch.image.shape[0]
-    points = config.model.points
-    shapes = (
-        f"{num} pictures of {config.data.image_size} px, "
-        f"{config.model.encoder.variant}, {config.model.dtype}, "
-        f"{points.sampler} in {points.grid_size}^3"
-    )
+    num = setup.batch.image.shape[0]
+    shapes = _setup.describe(setup, num)
     parts = {} if options.whole else _stages(setup, key)
     for name, (function, arguments) in parts.items():
         yield measure(

@@ -7,7 +7,6 @@ import pytest
 
 from homae_jax.evaluation import passes
 from homae_jax.models.homae import Homae
-from homae_jax.targets import compute_targets
 from tests import toy
 
 KEY = jax.random.key(0)
@@ -17,14 +16,7 @@ MODEL = Homae(**toy.toy_model_options())
 @pytest.fixture(scope="module")
 def setup():
     batch, mano = toy.toy_batch(), toy.toy_mano()
-    targets = compute_targets(
-        KEY,
-        batch,
-        mano=mano,
-        templates=toy.toy_templates(),
-        point_jitter=jnp.float32(0.0),
-        **toy.toy_target_options(),
-    )
+    targets = toy.toy_targets(batch)
     rngs = {"params": KEY, "mask": KEY}
     options = {"own_points": False, "mask_image": True, "reconstruct": True}
     init = jax.jit(

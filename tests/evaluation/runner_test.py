@@ -17,7 +17,6 @@ from homae_jax.evaluation.runner import (
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
 from homae_jax.models.homae import Homae
-from homae_jax.targets import compute_targets
 from tests import toy
 
 KEY = jax.random.key(0)
@@ -53,14 +52,7 @@ def true_vertices(batch):
 @pytest.fixture(scope="module")
 def run():
     batch, mano, templates = toy.toy_batch(), toy.toy_mano(), toy.toy_templates()
-    targets = compute_targets(
-        KEY,
-        batch,
-        mano=mano,
-        templates=templates,
-        point_jitter=jnp.float32(0.0),
-        **toy.toy_target_options(),
-    )
+    targets = toy.toy_targets(batch)
     rngs = {"params": KEY, "mask": KEY}
     options = {"own_points": False, "mask_image": True, "reconstruct": True}
     params = jax.jit(

@@ -12,7 +12,6 @@ from homae_jax import losses
 from homae_jax.geometry import rotations
 from homae_jax.models.homae import Homae, aggregate_rotation, normalise_image
 from homae_jax.models.products import round_factors
-from homae_jax.targets import compute_targets
 from tests import toy
 
 KEY = jax.random.key(0)
@@ -27,15 +26,7 @@ def options(**changes):
 
 @functools.cache
 def toy_targets():
-    batch = toy.toy_batch()
-    return compute_targets(
-        KEY,
-        batch,
-        mano=toy.toy_mano(),
-        templates=toy.toy_templates(),
-        point_jitter=jnp.float32(0.03),
-        **toy.toy_target_options(),
-    )
+    return toy.toy_targets(toy.toy_batch(), jitter=0.03)
 
 
 @functools.cache
@@ -56,8 +47,9 @@ def run(model_options, *, train=True, own_points=False, **keywords):
         **keywords,
     }
     variables = toy.toy_parameters(model, batch, mano, **call)
-    apply = jax.jit(lambda v: model.apply(v, batch, mano, **call, rngs=rngs))
-    return apply(variables), variables, model
+    # Not compiled as a whole: the operations of one switch serve the others.
+    out = model.apply(variables, batch, mano, **call, rngs=rngs)
+    return out, variables, model
 
 
 def test_homae_training_outputs_have_the_schemas_shapes():

@@ -125,7 +125,7 @@ def compiled(object_sdf: str):
         model,
         batch,
         mano,
-        targets=toy.toy_targets(batch),
+        targets=toy.blank_targets(batch),
         own_points=False,
         mask_image=True,
         reconstruct=True,

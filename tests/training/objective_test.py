@@ -29,7 +29,7 @@ def toy_inputs():
         toy_model(),
         batch,
         mano,
-        targets=toy.toy_targets(batch),
+        targets=toy.blank_targets(batch),
         own_points=False,
         mask_image=True,
         reconstruct=True,
