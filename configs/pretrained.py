@@ -18,5 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     c = synthetic.get_config()
     c.name = "pretrained"
     c.model.auxiliary = True
+    c.model.dtype = "float32"  # as it was trained, on every device
     c.train.steps = 900
     return c

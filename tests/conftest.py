@@ -1,7 +1,9 @@
 """Shapes and types are checked at run time in tests, and only there."""
 
+import gc
 import os
 
+gc.set_threshold(100_000)  # traces stay; see runtime.prepare
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
