@@ -217,6 +217,11 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
         assembly.prepare_data(config)  # made by the first, found by the others
     scoring.check(config)  # now, not after the last step
     parts = assembly.build_parts(config)
+    parallel.check_same_everywhere(
+        "model.dtype (1: bfloat16)",
+        int(parts.model.dtype == "bfloat16"),
+        advice="their devices differ: set --config.model.dtype=float32",
+    )
     source = assembly.build_source(config, config.data.train_split)
     length = run_length(config, len(assembly.train_frames(config, len(source))))
     batches = assembly.build_train_iterator(

@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from jax import export
 
-from homae_jax import assembly, bundle, exported, program, weights
+from homae_jax import assembly, bundle, exported, program, runtime, weights
 from homae_jax.errors import UserError
 from homae_jax.geometry import camera
 from homae_jax.models import products
@@ -64,7 +64,12 @@ def write_export(folder, *, auxiliary, programs=False):
         bundle.OBJECTS: bundle.pack_objects(toy.toy_templates(), OBJECT_NAMES),
     }
     if programs:
-        extras |= program.build_programs(config, params, toy.toy_mano())
+        with pytest.MonkeyPatch.context() as patch:
+            # float32 all the same: programs are meant for any device.
+            patch.setattr(runtime, "has_bfloat16", lambda: True)
+            auto = config.copy_and_resolve_references()
+            auto.model.dtype = "auto"
+            extras |= program.build_programs(auto, params, toy.toy_mano())
     text = assembly.config_to_json(config)
     return weights.write_export(folder, params, config_json=text, step=3, extras=extras)
 

@@ -54,15 +54,16 @@ def is_wanted_by_any(is_wanted: bool, step: int) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(is_wanted))))
 
 
-def check_same_everywhere(what: str, value: int) -> None:
+def check_same_everywhere(
+    what: str, value: int, *, advice: str = "does each see the same --workdir?"
+) -> None:
     """Raises UserError where the processes do not agree on a number."""
     if jax.process_count() == 1:
         return
     values = multihost_utils.process_allgather(np.array(value)).tolist()
     if len(set(values)) > 1:
         raise UserError(
-            f"the processes do not agree on {what}: {values}; does each see the same "
-            "--workdir?"
+            f"the processes do not agree on {what}: {values}; {advice}"
         )
 
 

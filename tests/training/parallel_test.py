@@ -144,3 +144,15 @@ def test_alone_a_process_asks_and_waits_for_nobody():
     assert not parallel.is_wanted_by_any(False, step=8)
     parallel.wait_for_all("here")
     parallel.check_same_everywhere("a number", 3)
+
+
+def test_processes_that_disagree_are_told_what_to_do(monkeypatch):
+    gather = parallel.multihost_utils
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.array([x, x]))
+    parallel.check_same_everywhere("the dtype", 1)
+    monkeypatch.setattr(gather, "process_allgather", lambda x: np.array([x, x + 1]))
+    with pytest.raises(UserError, match=r"on the dtype: \[1, 2\]; does each see"):
+        parallel.check_same_everywhere("the dtype", 1)
+    with pytest.raises(UserError, match=r"on the dtype: \[1, 2\]; set it"):
+        parallel.check_same_everywhere("the dtype", 1, advice="set it")
