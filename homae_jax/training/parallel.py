@@ -62,9 +62,7 @@ def check_same_everywhere(
         return
     values = multihost_utils.process_allgather(np.array(value)).tolist()
     if len(set(values)) > 1:
-        raise UserError(
-            f"the processes do not agree on {what}: {values}; {advice}"
-        )
+        raise UserError(f"the processes do not agree on {what}: {values}; {advice}")
 
 
 def wait_for_all(place: str) -> None:
