@@ -45,7 +45,7 @@ from homae_jax.objects.templates import load_templates
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.targets import compute_targets
-from homae_jax.training import checkpoint
+from homae_jax.training import checkpoint, prng
 
 DATASETS = ("ho3d", "dexycb", "synthetic")
 WORDS = {  # that a key takes, where a wrong one would show late, or never
@@ -554,8 +554,7 @@ def initial_params(config: ml_collections.ConfigDict, parts: Parts) -> dict[str,
             parts.model, config, mano=parts.mano, templates=parts.templates, key=key
         )
 
-    # Dozens of small arrays: this generator compiles in half the time.
-    params = jax.jit(fresh)(jax.random.key(config.seed, impl="rbg"))
+    params = jax.jit(fresh)(prng.make_key(config.seed))
     encoder = config.model.encoder
     if not encoder.weights:
         print(f"encoder {encoder.variant}: trained from scratch", flush=True)

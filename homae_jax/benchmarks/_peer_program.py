@@ -1,7 +1,7 @@
 """Times a public PyTorch implementation; run by `_peer.py` in a Python that has it.
 
 Reads a request from standard input (JSON: what, its sizes, repeats, compile) and writes
-a list of measurements to standard output, or [{"absent": reason}]. Float32, all cores.
+a list of measurements to standard output, or [{"absent": reason}]. All cores.
 Imports nothing of ours.
 """
 
@@ -40,16 +40,22 @@ def dinov2(request: dict) -> list[dict]:
     run = torch.compile(model) if request["compile"] else model
     size, num = request["image_size"], request["batch"]
     image = torch.ones(num, 3, size, size)
-    shapes = f"{num} x {size} px, float32, torch {torch.__version__}"
+    shapes = f"{num} x {size} px, {request['dtype']}, torch {torch.__version__}"
     shapes += ", compiled" if request["compile"] else ", eager"
+    rounded = request["dtype"] == "bfloat16"
+
+    def precision() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded)
 
     def forward() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), precision():
             run(image)
 
     def gradient() -> None:
         model.zero_grad()
-        (run(image).last_hidden_state[:, 1:] ** 2).sum().backward()
+        with precision():
+            tokens = run(image).last_hidden_state[:, 1:]
+        (tokens.float() ** 2).sum().backward()
 
     return [
         measure(function, function.__name__, shapes, num, request["repeats"])

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", nargs="+", default=["vits14", "vitb14"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument(
+        "--peer_dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: the peer under torch.autocast",
+    )
     _peer.add_arguments(parser)
 
 
@@ -87,5 +93,6 @@ def _run_peer(
         },
         "image_size": IMAGE_SIZE,
         "batch": options.batch,
+        "dtype": options.peer_dtype,
     }
     yield from _peer.run(f"{variant}, transformers", request, options, ours)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, UInt32
 
+from homae_jax.training import prng
+
 
 class TrainState(NamedTuple):
     """All that a step reads and writes; a checkpoint holds exactly this."""
@@ -28,7 +30,7 @@ def create_state(
         # As one program: outside of it every shape is a compilation of its own.
         opt_state=jax.jit(tx.init)(params),
         step=jnp.zeros((), jnp.int32),
-        rng=jax.random.key_data(jax.random.key(seed)),
+        rng=jax.random.key_data(prng.make_key(seed)),
         num_skipped=jnp.zeros((), jnp.int32),
         num_skipped_in_a_row=jnp.zeros((), jnp.int32),
     )

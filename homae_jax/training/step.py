@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from homae_jax.training import prng
 from homae_jax.training.state import TrainState
 
 # (params, batch, key, step) -> (loss, terms); losses are means over the rows.
@@ -37,7 +38,7 @@ def train_step(
       "param_norm", "update_norm", "lr", "is_skipped", "num_skipped" and
       "num_skipped_in_a_row".
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    key = jax.random.fold_in(prng.wrap_key(state.rng), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     grads, terms = _gradients(state, batch, key, loss_fn=loss_fn, accumulate=accumulate)
