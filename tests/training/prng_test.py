@@ -1,4 +1,4 @@
-"""The generator of a training: its numbers look independent, wherever they come from."""
+"""The generator of a training: its numbers look independent, whatever the key."""
 
 import jax
 import jax.numpy as jnp
