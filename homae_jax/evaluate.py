@@ -106,14 +106,8 @@ def main(argv: Sequence[str]) -> int:
         )
         print(f"wrote {written}")
         return 0
-    scoring.evaluate_state(
-        run.config,
-        params,
-        parts=parts,
-        workdir=folder,
-        split=split,
-        step=run.step,
-    )
+    scorer = scoring.Scorer(run.config, parts, split=split)
+    scorer.evaluate(params, workdir=folder, step=run.step)
     return 0
 
 

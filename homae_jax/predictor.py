@@ -267,9 +267,8 @@ class Predictor:
                 _as_it_came(_picture(image), result.is_left)
                 for image in (seen.masked_image, seen.image)
             )
-        scale = self.model.points["scale"]
         asked = [
-            jnp.asarray(scale * (_square(SLICE_HALF_SIZE[part]) + at[None]))[None]
+            jnp.asarray(_square(SLICE_HALF_SIZE[part]) + at[None])[None]
             for part, at in _middles(result, batch).items()
         ]
         values = self._distances(self._params, batch, self._hand, *asked)
@@ -279,7 +278,7 @@ class Predictor:
             )
             for v in values
         ]
-        sdf = {p: v / scale for p, v in zip(("hand", "object"), slices, strict=True)}
+        sdf = dict(zip(("hand", "object"), slices, strict=True))
         return Inspection(masked, reconstruction, sdf)
 
     @property

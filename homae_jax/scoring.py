@@ -1,11 +1,12 @@
-"""Scores parameters on a split and draws what they say: `evaluate_state`.
+"""Scores parameters on a split and draws what they say: `Scorer`.
 
 Used by the entry points evaluate and train (at its end); like assembly.py it reads
 `config`, and nothing below the entry points imports it. Camera frame, metres; results
 carry their units in the keys (evaluation/report.py).
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def result_file(
     config: ml_collections.ConfigDict, workdir: str | Path, split: str
 ) -> Path:
-    """Where `evaluate_state` writes its numbers; predicted inputs are in the name."""
+    """Where `Scorer.evaluate` writes its numbers; predicted inputs are in the name."""
     protocol = config.protocol.to_dict()
     found = sorted(key for key, value in protocol.items() if value == "predicted")
     words = [config.data.dataset, split]
@@ -67,73 +68,113 @@ def result_file(
     return Path(workdir) / "eval" / f"{'_'.join(words)}.json"
 
 
-def evaluate_state(
-    config: ml_collections.ConfigDict,
-    params: Any,
-    *,
-    parts: assembly.Parts,
-    workdir: str | Path,
-    split: str,
-    step: int,
-) -> report.Result:
-    """Scores parameters on a split; writes JSON and figures, prints the table.
+class Scorer:
+    """Scores parameters on a split, and draws a few of its frames on the way there.
 
-    Args:
-      params: of `parts.model`, on the host or any one device.
-      step: when they were saved; kept in the result.
+    Both by the same programs, which are compiled once.
     """
-    workdir = Path(workdir)
-    source = assembly.build_source(config, split)
-    frames = assembly.eval_frames(config, len(source))
-    batch_size = config.evaluate.batch_size
-    num_batches = pipeline.num_batches(len(frames), batch_size)
-    probed = spread(-(-PROBED_FRAMES // batch_size), num_batches)
-    shown = shown_rows(frames, probed, batch_size, config.evaluate.num_figures)
-    truth = HandTruth(source, parts, fingertips=config.evaluate.fingertips)
-    runner = _build_runner(config, params, parts, truth)
-    runner.plan(probed_batches=probed.tolist(), shown_samples=shown)
-    print(
-        f"scoring {len(frames)} frames of {split}; the first batch compiles", flush=True
-    )
-    batches = assembly.build_eval_batches(config, source, frames, parts.object_names)
-    records: list[dict[str, Any]] = []
-    result = evaluator.evaluate(
-        runner,
-        map(truth.mark, batches),
-        source=source,
-        templates=parts.templates,
-        object_names=parts.object_names,
-        trivial=fit_trivial(config, parts),
-        dataset=config.data.dataset,
-        settings=_settings(config, source) | {"split": split, "step": int(step)},
-        num_batches=num_batches,
-        frames=records,
-    )
-    result["probed"] = {
-        "num_samples": runner.num_probed,
-        "near_sigma_mm": 1e3 * config.targets.near_sigma,
-    }
-    path = result_file(config, workdir, split)
-    report.write_result(result, path)
-    name = path.stem
-    report.write_result({"frames": records}, path.with_name(f"{name}_frames.json"))
-    tables.write_tables(result, path.parent / "tables", name)
-    pictures = draw_figures(runner.shown, title=name, source=source, parts=parts)
-    for kind, rows in extreme_rows(records).items():
-        runner.plan(probed_batches=[], shown_samples=rows)
-        for batch in assembly.build_eval_batches(
-            config, source, np.array(rows), parts.object_names
-        ):
-            runner(truth.mark(batch))
-        title = f"{kind.capitalize()} frames of {name}"
-        drawn = draw_figures(runner.shown, title=title, source=source, parts=parts)
-        pictures[kind] = drawn["predictions"]
-    for kind, picture in pictures.items():
-        figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)
-    write_curves(workdir)
-    print(tables.format_result(result))
-    print(f"-> {path}, {path.parent / 'tables'}, {workdir / 'figures'}", flush=True)
-    return result
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, parts: assembly.Parts, *, split: str
+    ):
+        self._config, self._parts, self._split = config, parts, split
+        self._runner: ModelRunner | None = None
+        self._previewed: Batch | None = None
+
+    def preview(self, params: Any) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
+        """Pictures of a few frames, for `MetricWriter.images`: name -> picture.
+
+        Args:
+          params: of `parts.model`, on the host or any one device.
+        """
+        frames = assembly.eval_frames(self._config, len(self._source))
+        frames = frames[spread(self._config.evaluate.batch_size, len(frames))]
+        if self._previewed is None:
+            (self._previewed,) = self._batches(frames)
+        shown = frames[spread(NUM_PREVIEWED, len(frames))].tolist()
+        runner = self._plan(params, probed_batches=[0], shown_samples=shown)
+        runner(self._previewed)
+        return self._draw(runner.shown, title="preview")
+
+    def evaluate(self, params: Any, *, workdir: str | Path, step: int) -> report.Result:
+        """Writes JSON, tables and figures, prints the table.
+
+        Args:
+          params: of `parts.model`, on the host or any one device.
+          step: when they were saved; kept in the result.
+        """
+        config, parts, source = self._config, self._parts, self._source
+        workdir = Path(workdir)
+        frames = assembly.eval_frames(config, len(source))
+        batch_size = config.evaluate.batch_size
+        num_batches = pipeline.num_batches(len(frames), batch_size)
+        probed = spread(-(-PROBED_FRAMES // batch_size), num_batches)
+        shown = shown_rows(frames, probed, batch_size, config.evaluate.num_figures)
+        runner = self._plan(params, probed_batches=probed.tolist(), shown_samples=shown)
+        print(f"scoring {len(frames)} frames of {self._split}", flush=True)
+        records: list[dict[str, Any]] = []
+        result = evaluator.evaluate(
+            runner,
+            self._batches(frames),
+            source=source,
+            templates=parts.templates,
+            object_names=parts.object_names,
+            trivial=fit_trivial(config, parts),
+            dataset=config.data.dataset,
+            settings=_settings(config, source)
+            | {"split": self._split, "step": int(step)},
+            num_batches=num_batches,
+            frames=records,
+        )
+        result["probed"] = {
+            "num_samples": runner.num_probed,
+            "near_sigma_mm": 1e3 * config.targets.near_sigma,
+        }
+        path = result_file(config, workdir, self._split)
+        report.write_result(result, path)
+        name = path.stem
+        report.write_result({"frames": records}, path.with_name(f"{name}_frames.json"))
+        tables.write_tables(result, path.parent / "tables", name)
+        pictures = self._draw(runner.shown, title=name)
+        for kind, rows in extreme_rows(records).items():
+            runner.plan(probed_batches=[], shown_samples=rows)
+            for batch in self._batches(np.array(rows)):
+                runner(batch)
+            title = f"{kind.capitalize()} frames of {name}"
+            pictures[kind] = self._draw(runner.shown, title=title)["predictions"]
+        for kind, picture in pictures.items():
+            figures.write_png(workdir / "figures" / f"{name}_{kind}.png", picture)
+        write_curves(workdir)
+        print(tables.format_result(result))
+        print(f"-> {path}, {path.parent / 'tables'}, {workdir / 'figures'}", flush=True)
+        return result
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        return assembly.build_source(self._config, self._split)
+
+    @functools.cached_property
+    def _truth(self) -> "HandTruth":
+        fingertips = self._config.evaluate.fingertips
+        return HandTruth(self._source, self._parts, fingertips=fingertips)
+
+    def _batches(self, frames: np.ndarray) -> Iterator[Batch]:
+        batches = assembly.build_eval_batches(
+            self._config, self._source, frames, self._parts.object_names
+        )
+        return map(self._truth.mark, batches)
+
+    def _plan(self, params: Any, **plan: Any) -> ModelRunner:
+        """The runner, at the start of a plan; made with the first parameters."""
+        if self._runner is None:
+            self._runner = _build_runner(self._config, params, self._parts, self._truth)
+        self._runner.plan(params, **plan)
+        return self._runner
+
+    def _draw(
+        self, shown: Sequence[Shown], *, title: str
+    ) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
+        return draw_figures(shown, title=title, source=self._source, parts=self._parts)
 
 
 def _settings(config: ml_collections.ConfigDict, source: Source) -> dict[str, Any]:
@@ -154,36 +195,6 @@ def extreme_rows(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     ranked = [record["row"] for record in sorted(records, key=error)]
     num = min(NUM_EXTREME, len(ranked) // 2)
     return {"best": ranked[:num], "worst": ranked[::-1][:num]} if num else {}
-
-
-class Previewer:
-    """Pictures of a few evaluation frames while a run is under way.
-
-    The programs are those of `evaluate_state`, so they are compiled once for both.
-    """
-
-    def __init__(
-        self, config: ml_collections.ConfigDict, params: Any, parts: assembly.Parts
-    ):
-        self._source = assembly.build_source(config, config.data.eval_split)
-        self._parts = parts
-        frames = assembly.eval_frames(config, len(self._source))
-        frames = frames[spread(config.evaluate.batch_size, len(frames))]
-        truth = HandTruth(self._source, parts, fingertips=config.evaluate.fingertips)
-        batches = assembly.build_eval_batches(
-            config, self._source, frames, parts.object_names
-        )
-        (self._batch,) = map(truth.mark, batches)
-        self._shown = frames[spread(NUM_PREVIEWED, len(frames))].tolist()
-        self._runner = _build_runner(config, params, parts, truth)
-
-    def __call__(self, params: Any) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
-        """Name -> picture, for `MetricWriter.images`."""
-        self._runner.plan(params, probed_batches=[0], shown_samples=self._shown)
-        self._runner(self._batch)
-        return draw_figures(
-            self._runner.shown, title="preview", source=self._source, parts=self._parts
-        )
 
 
 def _build_runner(

@@ -105,6 +105,7 @@ class Run(NamedTuple):
     source: Any  # of the training split
     batches: Any  # iterator over it, with a position
     length: Length
+    scorer: Any  # scoring.Scorer, of the evaluation split
 
 
 def main(argv: Sequence[str]) -> int:
@@ -231,7 +232,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return Run(config, workdir, parts, source, batches, length)
+    scorer = scoring.Scorer(config, parts, split=config.data.eval_split)
+    return Run(config, workdir, parts, source, batches, length, scorer)
 
 
 def run_length(config: ml_collections.ConfigDict, num_frames: int) -> Length:
@@ -335,7 +337,6 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
 
 def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     """The loop: batch, step, log, save, look. Returns the last state, on the host."""
-    from homae_jax import scoring
     from homae_jax.training import parallel
     from homae_jax.training.meter import IntervalMeter
     from homae_jax.training.writers import MetricWriter
@@ -349,7 +350,7 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
         num_steps=num_steps,
         wandb=open_wandb(run),
     )
-    previewer, rare = None, (options.figures_every, options.eval_every)
+    rare = (options.figures_every, options.eval_every)
     saver = Saver(run)
     state = engine.put_state(state)
     is_last = step >= num_steps
@@ -381,11 +382,9 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                 save()
             with meter.pausing():
                 if _is_first() and _is_due(step, options.figures_every):
-                    params = engine.get_state(state).params
-                    previewer = previewer or scoring.Previewer(
-                        run.config, params, run.parts
+                    writer.images(
+                        step, run.scorer.preview(engine.get_state(state).params)
                     )
-                    writer.images(step, previewer(params))
                 if _is_due(step, options.eval_every) and not is_last:
                     result = evaluate(run, engine.get_state(state))
                     writer.record(step, _scores(result))
@@ -397,18 +396,9 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
 
 def evaluate(run: Run, state: Any) -> Any:
     """Scores a state on the evaluation split; prints the table."""
-    from homae_jax import scoring
-
     if not _is_first():
         return {}
-    return scoring.evaluate_state(
-        run.config,
-        state.params,
-        parts=run.parts,
-        workdir=run.workdir,
-        split=run.config.data.eval_split,
-        step=int(state.step),
-    )
+    return run.scorer.evaluate(state.params, workdir=run.workdir, step=int(state.step))
 
 
 def log(interval: Any, writer: Any, run: Run, *, save: Callable[[], str]) -> None:

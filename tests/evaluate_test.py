@@ -122,12 +122,10 @@ def scored(parts, tmp_path_factory):
         )
         params = assembly.initial_params(config, parts)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            result = scoring.evaluate_state(
-                config, params, parts=parts, workdir=workdir, split="evaluation", step=7
-            )
+            scorer = scoring.Scorer(config, parts, split="evaluation")
+            result = scorer.evaluate(params, workdir=workdir, step=7)
         (workdir / "printed.txt").write_text(printed.getvalue())
-        previewer = scoring.Previewer(config, params, parts)
-        previews = [previewer(p) for p in (params, params, altered(params))]
+        previews = [scorer.preview(p) for p in (params, params, altered(params))]
     return workdir, result, previews
 
 
@@ -135,7 +133,7 @@ def altered(params):
     return jax.tree.map(lambda x: x * 1.5, params)
 
 
-def test_evaluate_state_writes_what_it_returns(scored):
+def test_scorer_writes_what_it_returns(scored):
     workdir, result, _ = scored
     path = workdir / "eval" / "synthetic_evaluation.json"
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
@@ -149,14 +147,14 @@ def test_evaluate_state_writes_what_it_returns(scored):
     assert lines[-1].startswith(f"-> {path}, ")
 
 
-def test_evaluate_state_draws_every_figure(scored):
+def test_scorer_draws_every_figure(scored):
     workdir, *_ = scored
     names = {path.name for path in (workdir / "figures").iterdir()}
     kinds = ("predictions", "reconstructions", "sdf", "best", "worst")
     assert names == {"curves.png"} | {f"synthetic_evaluation_{k}.png" for k in kinds}
 
 
-def test_previewer_draws_the_parameters_it_is_given(scored):
+def test_scorer_previews_the_parameters_it_is_given(scored):
     first, same, other = scored[2]
     assert set(first) == {"predictions", "reconstructions", "sdf"}
     for kind, picture in first.items():
@@ -164,7 +162,7 @@ def test_previewer_draws_the_parameters_it_is_given(scored):
         assert (picture != other[kind]).any()
 
 
-def test_evaluate_state_trivial_predictor_is_the_training_mean(scored):
+def test_scorer_trivial_predictor_is_the_training_mean(scored):
     """Training and evaluation frames are the same here, hence the mean is known."""
     _, result, _ = scored
     batch = jax.tree.map(np.asarray, toy.toy_batch(3))

@@ -66,7 +66,7 @@ def install(monkeypatch, *, bad: dict[int, str] | None = None, seconds=0.0) -> N
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
         batches = rows.to_iter_dataset(read).batch(config.train.batch_size // num)
         length = train.run_length(config, NUM_FRAMES)
-        return train.Run(config, workdir, None, source, iter(batches), length)
+        return train.Run(config, workdir, None, source, iter(batches), length, None)
 
     def build_state_and_step(run: train.Run):
         rate = optax.constant_schedule(0.05)

@@ -97,17 +97,18 @@ def signed_distances(
     params: Any,
     batch: Batch,
     mano: Any,
-    hand_points_norm: Float[Array, "b p 3"],
-    object_points_norm: Float[Array, "b q 3"],
+    hand_points: Float[Array, "b p 3"],
+    object_points: Float[Array, "b q 3"],
     *,
     model: Any,
 ) -> tuple[Float[Array, "b p"], Float[Array, "b q"]]:
-    """The predicted SDF at given points of the clean image, ``_norm``."""
-    targets = _points_to_ask(model, hand_points_norm, object_points_norm)
+    """The predicted SDF at given root-relative points of the clean image, metres."""
+    scale = model.points["scale"]
+    targets = _points_to_ask(model, scale * hand_points, scale * object_points)
     out = model.apply(
         {"params": params}, batch, mano, targets=targets, own_points=False
     )
-    return out.hand_sdf_norm, out.object_sdf_norm
+    return out.hand_sdf_norm / scale, out.object_sdf_norm / scale
 
 
 def reconstruct(

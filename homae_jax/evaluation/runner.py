@@ -5,13 +5,14 @@ pass (reconstruction) and the SDF near the true surfaces. A few rows are kept, o
 host, to be drawn. Frames and units as in schema.py.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from homae_jax.evaluation import passes, probes
 from homae_jax.evaluation.evaluator import Prediction
@@ -71,24 +72,25 @@ class ModelRunner:
         self.num_probed = 0
         self._params = jax.tree.map(jnp.asarray, params)
         self._mano, self._templates = mano, templates
+        self._hand_faces = jnp.asarray(mano.closed_faces)
         self._true_vertices = true_vertices
         self._probed: set[int] = set()
         self._shown_samples: set[int] = set()
-        self._scale = model.points["scale"]
         self._has_masking = has_masking
         self._key = jax.random.key(seed)
         self._number = 0
+        # Few programs: operations on their own would be compiled one by one.
         self._predict = passes.jitted(
             passes.predict, model=model, found=found, center_depth=center_depth
         )
         self._distances = passes.jitted(passes.signed_distances, model=model)
         self._reconstruct = passes.jitted(passes.reconstruct, model=model)
-        self._true_distances = jax.jit(mesh_sdf.signed_distance_batch)
-        self._scatter = jax.jit(
-            lambda key, vertices, faces: probes.near_surface(
-                key, vertices, faces, num=NUM_POINTS, sigma=near_sigma
-            )
-        )
+        self._masked_errors = jax.jit(probes.masked_errors)
+        self._surfaces = jax.jit(surfaces)
+        self._scatter = jax.jit(functools.partial(scattered, sigma=near_sigma))
+        self._square_points = jax.jit(facing_points)
+        self._true_distances = jax.jit(true_distances)
+        self._shares = jax.jit(sign_shares)
 
     def plan(
         self,
@@ -142,7 +144,7 @@ class ModelRunner:
             return None
         key = jax.random.fold_in(self._key, self._number)
         seen = self._reconstruct(self._params, batch, self._mano, key)
-        errors = probes.masked_errors(seen.image, seen.clean_image, seen.patch_mask)
+        errors = self._masked_errors(seen.image, seen.clean_image, seen.patch_mask)
         values["rec_masked_mse"] = np.asarray(errors["rec_masked"])
         baselines["rec_masked_mse"] = np.asarray(errors["rec_masked_fill"])
         return jax.tree.map(np.asarray, seen)
@@ -150,46 +152,32 @@ class ModelRunner:
     def _probe_sdf(
         self, batch: Batch, gt_vertices: Array | None, values: dict, baselines: dict
     ) -> None:
-        surfaces = self._surfaces(batch, gt_vertices)
-        keys = jax.random.split(jax.random.fold_in(self._key, self._number), 2)
-        points = {
-            name: self._scatter(key, *surface)
-            for key, (name, surface) in zip(keys, surfaces.items(), strict=False)
-        }
-        pred = self._predicted_distances(batch, points)
+        true = self._surfaces(batch, gt_vertices, self._templates, self._hand_faces)
+        key = jax.random.fold_in(self._key, self._number)
+        points = self._scatter(key, true)
+        shares = self._shares(
+            self._predicted_distances(batch, points), self._true_distances(points, true)
+        )
         has_label = {"hand": batch.has_hand, "object": batch.has_object}
-        for name, surface in surfaces.items():
-            true = self._true_distances(points[name], *surface)
-            shares = probes.sign_shares(pred[name], true)
+        for name, share in shares.items():
             is_labelled = np.asarray(has_label[name])
-            for key, of in (("", "sign"), ("_balanced", "sign_balanced")):
-                share = np.asarray(shares[of])
-                values[f"sdf_sign_{name}{key}"] = np.where(is_labelled, share, np.nan)
-            majority = np.asarray(shares["sign_majority"])
-            baselines[f"sdf_sign_{name}"] = np.where(is_labelled, majority, np.nan)
-            half = np.where(is_labelled, 0.5, np.nan)
-            baselines[f"sdf_sign_{name}_balanced"] = half
 
-    def _surfaces(self, batch: Batch, gt_vertices: Array | None) -> dict[str, tuple]:
-        """The true closed surfaces, root-relative: vertices [b v 3], faces [b f 3]."""
-        template = jax.tree.map(lambda x: x[batch.object_index], self._templates)
-        posed = _posed(template.vertices, batch.object_rotmat, batch.object_trans)
-        surfaces = {"object": (posed - batch.object_center[:, None], template.faces)}
-        if gt_vertices is not None:
-            faces = jnp.asarray(self._mano.closed_faces)
-            faces = jnp.broadcast_to(faces, (len(gt_vertices), *faces.shape))
-            rooted = jnp.asarray(gt_vertices) - batch.wrist[:, None]
-            surfaces["hand"] = rooted, faces
-        return surfaces
+            def labelled(value: Array | float, rows: np.ndarray = is_labelled) -> Any:
+                return np.where(rows, np.asarray(value), np.nan)
+
+            values[f"sdf_sign_{name}"] = labelled(share["sign"])
+            values[f"sdf_sign_{name}_balanced"] = labelled(share["sign_balanced"])
+            baselines[f"sdf_sign_{name}"] = labelled(share["sign_majority"])
+            baselines[f"sdf_sign_{name}_balanced"] = labelled(0.5)
 
     def _predicted_distances(
         self, batch: Batch, points: Mapping[str, Array]
     ) -> dict[str, Array]:
         """SDF, metres, at root-relative points of hand and object."""
-        nowhere = jnp.zeros((len(batch.is_real), NUM_POINTS, 3))
-        asked = (self._scale * points.get(name, nowhere) for name in ("hand", "object"))
+        nowhere = np.zeros((len(batch.is_real), NUM_POINTS, 3), np.float32)
+        asked = (points.get(name, nowhere) for name in ("hand", "object"))
         hand, obj = self._distances(self._params, batch, self._mano, *asked)
-        return {"hand": hand / self._scale, "object": obj / self._scale}
+        return {"hand": hand, "object": obj}
 
     def _keep(
         self,
@@ -216,28 +204,92 @@ class ModelRunner:
         gt_vertices: Array | None,
         rows: np.ndarray,
     ) -> dict[str, Float[np.ndarray, "n 2 s s"]]:
-        """SDF on squares that face the camera, through the middle of hand and object.
-
-        The true middle where it is known, else the answer's.
-        """
-        hand = jnp.where(batch.has_hand[:, None, None], batch.joints, answer.joints)
-        known = batch.has_object[:, None]
-        obj = jnp.where(known, batch.object_trans, answer.object_trans)
-        middle = {
-            "hand": jnp.mean(hand, axis=1) - batch.wrist,
-            "object": obj - batch.object_center,
-        }
-        points = {
-            name: square_points(SLICE_HALF_SIZE[name])[None] + center[:, None]
-            for name, center in middle.items()
-        }
+        """Predicted and true SDF on the squares of `facing_points`."""
+        points = self._square_points(batch, answer)
+        true = self._true_distances(
+            points,
+            self._surfaces(batch, gt_vertices, self._templates, self._hand_faces),
+        )
         pred = self._predicted_distances(batch, points)
         slices = {}
-        for name, (vertices, faces) in self._surfaces(batch, gt_vertices).items():
-            true = self._true_distances(points[name][rows], vertices[rows], faces[rows])
-            both = np.stack([np.asarray(pred[name])[rows], np.asarray(true)], axis=1)
-            slices[name] = both.reshape(len(rows), 2, SLICE_SIDE, SLICE_SIDE)
+        for name, distances in true.items():
+            both = (np.asarray(pred[name])[rows], np.asarray(distances)[rows])
+            pair = np.stack(both, axis=1)
+            slices[name] = pair.reshape(len(rows), 2, SLICE_SIDE, SLICE_SIDE)
         return slices
+
+
+def surfaces(
+    batch: Batch,
+    gt_vertices: Float[Array, "b 778 3"] | None,
+    templates: ObjectTemplates,
+    hand_faces: Int[Array, "f 3"],
+) -> dict[str, tuple[Array, Array]]:
+    """The true closed surfaces, root-relative: vertices [b v 3], faces [b f 3].
+
+    Args:
+      gt_vertices: of the hand, camera frame; None: there is no hand among them.
+    """
+    vertices = templates.vertices[batch.object_index]
+    faces = templates.faces[batch.object_index]
+    posed = jnp.einsum(
+        "bij,bvj->bvi", batch.object_rotmat, vertices, precision="highest"
+    )
+    center = (batch.object_trans - batch.object_center)[:, None]
+    found = {"object": (posed + center, faces)}
+    if gt_vertices is not None:
+        of_all = jnp.broadcast_to(hand_faces, (len(gt_vertices), *hand_faces.shape))
+        found["hand"] = gt_vertices - batch.wrist[:, None], of_all
+    return found
+
+
+def scattered(
+    key: Array, of: dict[str, tuple], *, sigma: float
+) -> dict[str, Float[Array, "b p 3"]]:
+    """NUM_POINTS points about each surface."""
+    keys = jax.random.split(key, 2)
+    return {
+        name: probes.near_surface(keys[i], *of[name], num=NUM_POINTS, sigma=sigma)
+        for i, name in enumerate(("object", "hand"))
+        if name in of
+    }
+
+
+def facing_points(
+    batch: Batch, answer: passes.Answer
+) -> dict[str, Float[Array, "b p 3"]]:
+    """Squares that face the camera, through the middle of hand and object.
+
+    Root-relative. The true middle where it is known, else the answer's.
+    """
+    hand = jnp.where(batch.has_hand[:, None, None], batch.joints, answer.joints)
+    known = batch.has_object[:, None]
+    obj = jnp.where(known, batch.object_trans, answer.object_trans)
+    middle = {
+        "hand": jnp.mean(hand, axis=1) - batch.wrist,
+        "object": obj - batch.object_center,
+    }
+    return {
+        name: square_points(SLICE_HALF_SIZE[name])[None] + center[:, None]
+        for name, center in middle.items()
+    }
+
+
+def true_distances(
+    points: dict[str, Float[Array, "b p 3"]], of: dict[str, tuple]
+) -> dict[str, Float[Array, "b p"]]:
+    """Signed distances, metres, to each surface there is."""
+    return {
+        name: mesh_sdf.signed_distance_batch(points[name], *surface)
+        for name, surface in of.items()
+    }
+
+
+def sign_shares(
+    pred: dict[str, Float[Array, "b p"]], true: dict[str, Float[Array, "b p"]]
+) -> dict[str, dict[str, Float[Array, " b"]]]:
+    """probes.sign_shares for each surface there is."""
+    return {name: probes.sign_shares(pred[name], true[name]) for name in true}
 
 
 def square_points(half_size: float) -> Float[np.ndarray, "n 3"]:
@@ -256,8 +308,3 @@ def spread(num: int, of: int) -> np.ndarray:
 def _row(tree: Any, row: int) -> Any:
     """One row of every array of a tree (or None), on the host."""
     return jax.tree.map(lambda column: np.asarray(column)[row], tree)
-
-
-def _posed(vertices: Array, rotmat: Array, trans: Array) -> jax.Array:
-    posed = jnp.einsum("bij,bvj->bvi", rotmat, vertices, precision="highest")
-    return posed + trans[:, None]

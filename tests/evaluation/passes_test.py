@@ -43,16 +43,17 @@ def test_predict_is_the_networks_answer_and_ignores_labels(setup):
 def test_signed_distances_match_the_training_pass(setup):
     params, batch, mano, targets = setup
     ask = passes.jitted(passes.signed_distances, model=MODEL)
-    points = targets.hand_sdf_points_norm, targets.object_sdf_points_norm
-    hand, obj = ask(params, batch, mano, *points)
+    scale = MODEL.points["scale"]
+    asked = (targets.hand_sdf_points_norm, targets.object_sdf_points_norm)
+    hand, obj = ask(params, batch, mano, *(points / scale for points in asked))
     call = jax.jit(
         lambda p: MODEL.apply(
             {"params": p}, batch, mano, targets=targets, own_points=False
         )
     )
     out = call(params)
-    np.testing.assert_allclose(hand, out.hand_sdf_norm, atol=1e-5)
-    np.testing.assert_allclose(obj, out.object_sdf_norm, atol=1e-5)
+    np.testing.assert_allclose(hand * scale, out.hand_sdf_norm, atol=1e-5)
+    np.testing.assert_allclose(obj * scale, out.object_sdf_norm, atol=1e-5)
 
 
 def test_reconstruct_masks_as_told_and_decodes_an_image(setup):
