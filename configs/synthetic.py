@@ -49,7 +49,7 @@ def get_config(length: str = "short") -> ConfigDict:
     g.steps = 1600
     g.switch_epoch = 0.0  # own points from the start: true ones give the answer away
     g.own_points_probability = 1.0
-    g.update(log_every=50, checkpoint_every=500, figures_every=500)
+    g.update(log_every=50, checkpoint_every=500, figures_every=600)
     if length == "long":
         _lengthen(c)
     return c

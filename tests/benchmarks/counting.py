@@ -27,8 +27,8 @@ SAMPLERS = {
     "dense": {"sampler": "dense"},
     "coarse_to_fine": {
         "sampler": "coarse_to_fine",
-        "coarse_factor": 8,
-        "refine_share": 0.015,
+        "coarse_factor": 16,
+        "refine_share": 0.009,
     },
 }
 

@@ -135,6 +135,26 @@ def test_sample_coarse_to_fine_spends_nothing_outside_the_box():
     assert len(as_set[0] & as_set[1]) >= 99
 
 
+def test_a_bent_surface_is_found_with_few_evaluations():
+    """Straight lines between the cells' values would miss one point in seven here."""
+
+    def bent(points):
+        x, y, z = jnp.moveaxis(points, -1, 0)
+        ripple = 0.08 * jnp.sin(9 * x) * jnp.cos(8 * y + 3 * z)
+        return jnp.linalg.norm(points, axis=-1) - 0.5 + ripple
+
+    options = {"num": 300, "batch_size": 1, "grid_size": 64}
+    dense = points_lib.sample_dense(bent, no_box, **options)
+    fine = points_lib.sample_coarse_to_fine(
+        bent, no_box, factor=16, share=0.015, **options
+    )
+    as_set = [
+        set(map(tuple, np.round(np.asarray(s.points_norm[0]), 5)))
+        for s in (dense, fine)
+    ]
+    assert len(as_set[0] & as_set[1]) >= 0.99 * 300
+
+
 def test_count_evaluations_matches_what_is_spent():
     for factor, share in ((4, 0.125), (8, 0.015)):
         evaluated = []
