@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the tests:
-#   bash launch/test.sh             the suite, on the CPU, offline, two processes
+#   bash launch/test.sh             the suite, on the CPU, offline, two or three processes
 #   bash launch/test.sh --slow      the slow proofs
 #   bash launch/test.sh --parity    against public implementations, which it installs
 # Further arguments go to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export JAX_PLATFORMS=cpu
 select="not slow and not parity"
-processes=2
+# Tests of processes wait for each other: a third one has work then, where memory is.
+memory_kb="$(awk '/^MemAvailable/ {print $2}' /proc/meminfo 2>/dev/null || true)"
+processes=$((${memory_kb:-0} > 16000000 ? 3 : 2))
 quick="--xla_backend_optimization_level=0" # to compile, which is most of the suite
 case "${1:-}" in
   --slow)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 
 gc.set_threshold(100_000)  # traces stay; see runtime.prepare
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,12 +10,25 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(os.path.expanduser("~"), ".cache", "homae_jax", "test-compile"),
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Low, so that the processes of the suite share small programs too.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 from jaxtyping import install_import_hook
 
 install_import_hook("homae_jax", "beartype.beartype")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+MANY_KB = 3_000_000  # of a test process; what it compiled is forgotten then
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Programs of a module are seldom another's, and a suite of them fills memory."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MANY_KB:
+        jax.clear_caches()
+        gc.collect()

@@ -335,10 +335,15 @@ def _check_same_parameters(folder: Path, wanted: Mapping[str, Any]) -> None:
     ]
     if not lines:
         return
-    what = "another model"
+    what, advice = "another model", ""
     if all(line.startswith("opt_state/") for line in lines):
         what = "another optimiser (optimizer.*, model.encoder.freeze)"
-    raise UserError(f"{folder}: the checkpoint is of {what}: {_listing(lines)}")
+        run = folder.parent.parent
+        advice = (
+            f"; to go on from its parameters, take a new --workdir and "
+            f"--config.train.init_from={run}"
+        )
+    raise UserError(f"{folder}: the checkpoint is of {what}: {_listing(lines)}{advice}")
 
 
 def _check_chunks(stored: Any) -> None:

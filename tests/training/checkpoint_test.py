@@ -157,7 +157,8 @@ def test_restore_lists_parameters_of_another_model(tmp_path):
 
 def test_restore_says_when_the_optimiser_is_another(tmp_path):
     save(tmp_path)
-    with pytest.raises(UserError, match="another optimiser"):
+    advice = f"another optimiser.* new --workdir .*init_from={tmp_path}"
+    with pytest.raises(UserError, match=advice):
         checkpoint.restore(tmp_path, 10, make_state(tx=optax.sgd(0.1)))
 
 
