@@ -27,5 +27,5 @@ case "${1:-}" in
     ;;
 esac
 export XLA_FLAGS="${XLA_FLAGS:-$quick}"
-# A module's tests mostly stay in one process, with what they have made and compiled.
-exec "$PYTHON" -m pytest -n "$processes" --dist worksteal -m "$select" "$@"
+# A file's tests stay in one process, with what they have made and compiled.
+exec "$PYTHON" -m pytest -n "$processes" --dist loadfile -m "$select" "$@"
