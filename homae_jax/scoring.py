@@ -110,8 +110,9 @@ class Scorer:
         num_batches = pipeline.num_batches(len(frames), batch_size)
         probed = spread(-(-PROBED_FRAMES // batch_size), num_batches)
         shown = shown_rows(frames, probed, batch_size, config.evaluate.num_figures)
+        compiles = "" if self._runner else "; the first batch compiles"
+        print(f"scoring {len(frames)} frames of {self._split}{compiles}", flush=True)
         runner = self._plan(params, probed_batches=probed.tolist(), shown_samples=shown)
-        print(f"scoring {len(frames)} frames of {self._split}", flush=True)
         records: list[dict[str, Any]] = []
         result = evaluator.evaluate(
             runner,

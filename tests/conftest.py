@@ -22,7 +22,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-MANY_KB = 3_000_000  # of a test process; what it compiled is forgotten then
+MANY_KB = 3_000_000  # ever held by a test process; from then on it forgets programs
 
 
 @pytest.fixture(autouse=True, scope="module")

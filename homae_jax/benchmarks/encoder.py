@@ -17,16 +17,17 @@ from homae_jax.models.dinov2 import VARIANTS, make_encoder
 from homae_jax.models.vit import Vit
 
 IMAGE_SIZE = 224
+DTYPES = ("float32", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     parser.add_argument("--variant", nargs="+", default=["vits14", "vitb14"])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument(
         "--peer_dtype",
-        choices=("float32", "bfloat16"),
+        choices=DTYPES,
         default="float32",
         help="bfloat16: the peer under torch.autocast",
     )

@@ -19,6 +19,7 @@ from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry import mesh_sdf
 from homae_jax.schema import ObjectTemplates
 from homae_jax.targets import compute_targets
+from homae_jax.training import prng
 
 NEAR = 0.01  # metres
 LIMIT = 0.0005  # metres that the two kinds of distance may differ by
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
         yield measure(
             make_function(setup, object_sdf=kind),
             setup.batch,
-            jax.random.key(0),
+            prng.make_key(0),
             name=f"targets, object distances: {kind}",
             shapes=f"{num} pictures of {size} px",
             count=num,

@@ -18,7 +18,7 @@ from homae_jax import assembly
 from homae_jax.benchmarks import _setup
 from homae_jax.benchmarks import targets as targets_section
 from homae_jax.benchmarks._measure import Measurement, measure
-from homae_jax.training import objective
+from homae_jax.training import objective, prng
 from homae_jax.training.optimizer import make_optimizer
 from homae_jax.training.state import TrainState, create_state
 from homae_jax.training.step import train_step
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """Stage after stage, then both kinds of step."""
     setup = _setup.build(options)
-    key = jax.random.key(0)
+    key = prng.make_key(0)
     num = setup.batch.image.shape[0]
     shapes = _setup.describe(setup, num)
     parts = {} if options.whole else _stages(setup, key)

@@ -160,15 +160,14 @@ class ModelRunner:
         )
         has_label = {"hand": batch.has_hand, "object": batch.has_object}
         for name, share in shares.items():
-            is_labelled = np.asarray(has_label[name])
-
-            def labelled(value: Array | float, rows: np.ndarray = is_labelled) -> Any:
-                return np.where(rows, np.asarray(value), np.nan)
-
-            values[f"sdf_sign_{name}"] = labelled(share["sign"])
-            values[f"sdf_sign_{name}_balanced"] = labelled(share["sign_balanced"])
-            baselines[f"sdf_sign_{name}"] = labelled(share["sign_majority"])
-            baselines[f"sdf_sign_{name}_balanced"] = labelled(0.5)
+            known = np.asarray(has_label[name])
+            share = {
+                key: np.where(known, value, np.nan) for key, value in share.items()
+            }
+            values[f"sdf_sign_{name}"] = share["sign"]
+            values[f"sdf_sign_{name}_balanced"] = share["sign_balanced"]
+            baselines[f"sdf_sign_{name}"] = share["sign_majority"]
+            baselines[f"sdf_sign_{name}_balanced"] = np.where(known, 0.5, np.nan)
 
     def _predicted_distances(
         self, batch: Batch, points: Mapping[str, Array]

@@ -18,7 +18,7 @@ from configs import ho3d, synthetic
 from homae_jax import assembly
 from homae_jax.benchmarks import _counts
 from homae_jax.models.homae import Homae
-from homae_jax.training import objective
+from homae_jax.training import objective, prng
 from tests import toy
 
 PATH = Path(__file__).with_name("counts.json")
@@ -89,7 +89,7 @@ def loss_gradient(config: Any, *, own_points: bool) -> _counts.Arithmetic:
         switch_step=0,
         own_points_probability=float(own_points),
     )
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: prng.make_key(0))
     step = jax.ShapeDtypeStruct((), jnp.int32)
     gradient = jax.grad(loss, has_aux=True)
     return _counts.count_arithmetic(gradient, params, batch, key, step)
