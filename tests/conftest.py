@@ -10,7 +10,6 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(os.path.expanduser("~"), ".cache", "homae_jax", "test-compile"),
 )
-# Low, so that the processes of the suite share small programs too.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 from jaxtyping import install_import_hook
@@ -21,6 +20,9 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The processes of the suite share every program: thousands are single operations, and
+# each takes as long to compile as ten of them to load.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 MANY_KB = 3_000_000  # ever held by a test process; from then on it forgets programs
 

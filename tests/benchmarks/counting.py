@@ -54,20 +54,19 @@ def evaluations(config: Any) -> int:
     return sum(_counts.evaluations(config.model.points).values())
 
 
-def shapes(config: Any) -> tuple[Homae, Any, Any]:
-    """The network, and the shapes of its parameters and of a batch."""
+def shapes(config: Any) -> tuple[Any, Any]:
+    """Those of the parameters, which no sampler has any of, and of a batch."""
     model, mano = assembly.build_model(config), toy.toy_mano()
     parts = assembly.Parts(model, mano, toy.toy_templates(), ("box", "ball"))
     batch = jax.eval_shape(
         lambda: jax.tree.map(jnp.asarray, assembly.blank_batch(config, BATCH))
     )
-    return model, assembly.param_shapes(config, parts), batch
+    return assembly.param_shapes(config, parts), batch
 
 
-def inference(config: Any) -> _counts.Arithmetic:
-    """Of a batch's inference."""
-    model, params, batch = shapes(config)
-    mano = toy.toy_mano()
+def inference(config: Any, params: Any, batch: Any) -> _counts.Arithmetic:
+    """Of a batch's inference, given `shapes`."""
+    model, mano = assembly.build_model(config), toy.toy_mano()
     return _counts.count_arithmetic(
         lambda params, batch: model.apply({"params": params}, batch, mano),
         params,
@@ -75,11 +74,12 @@ def inference(config: Any) -> _counts.Arithmetic:
     )
 
 
-def loss_gradient(config: Any, *, own_points: bool) -> _counts.Arithmetic:
-    """Of a batch's loss and gradient, targets included."""
-    model, params, batch = shapes(config)
+def loss_gradient(
+    config: Any, params: Any, batch: Any, *, own_points: bool
+) -> _counts.Arithmetic:
+    """Of a batch's loss and gradient, targets included, given `shapes`."""
     loss = objective.make_loss_fn(
-        model,
+        assembly.build_model(config),
         mano=toy.toy_mano(),
         templates=toy.toy_templates(),
         target_options=assembly.target_options(config),
@@ -102,6 +102,7 @@ def compiled_inference() -> Any:
     return apply.lower(params, batch).compile()
 
 
+@functools.cache
 def toy_inference() -> tuple[Any, Any, Any]:
     """The smallest network's, with the sampler that refines; its arguments."""
     options = toy.toy_model_options()
@@ -116,16 +117,18 @@ def toy_inference() -> tuple[Any, Any, Any]:
 def all_counts() -> dict[str, float]:
     """Every count, by name."""
     counts: dict[str, float] = {}
+    of_paper = shapes(paper("dense"))
     for sampler in SAMPLERS:
         config = paper(sampler)
         counts[f"evaluations, paper, {sampler}"] = evaluations(config)
-        counts[f"arithmetic, paper, inference, {sampler}"] = inference(config).total
+        total = inference(config, *of_paper).total
+        counts[f"arithmetic, paper, inference, {sampler}"] = total
+    of_default = shapes(default())
     counts["evaluations, synthetic"] = evaluations(default())
     for own_points in (False, True):
         name = "own" if own_points else "true"
-        counts[f"arithmetic, synthetic, gradient, {name} points"] = loss_gradient(
-            default(), own_points=own_points
-        ).total
+        total = loss_gradient(default(), *of_default, own_points=own_points).total
+        counts[f"arithmetic, synthetic, gradient, {name} points"] = total
     analysis = _counts.analyse(compiled_inference())
     for name, value in analysis._asdict().items():
         counts[f"XLA, toy inference, {name}"] = value
