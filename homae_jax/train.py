@@ -156,14 +156,27 @@ def train_and_evaluate(
             f'train.on_failed_save="{config.train.on_failed_save}": use one of '
             f"{', '.join(FAILED_SAVES)}"
         )
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequests())
-        stack.enter_context(locked(own_folder(workdir)))
+    # What a run holds is freed while signals are still looked after: Python would lose
+    # a Ctrl-C that comes then.
+    with StopRequests() as stop, locked(own_folder(workdir)):
+        _train_and_evaluate(
+            config, workdir, stop, restore_step=restore_step, latest_valid=latest_valid
+        )
 
-        # 1. Data: frames, hand, objects; the network.
-        run = open_run(config, workdir)
-        stack.enter_context(contextlib.closing(run.batches))
 
+def _train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    stop: Any,
+    *,
+    restore_step: int | None,
+    latest_valid: bool,
+) -> None:
+    from homae_jax.training import parallel
+
+    # 1. Data: frames, hand, objects; the network.
+    run = open_run(config, workdir)
+    with contextlib.closing(run.batches):
         # 2. State and step: parameters, optimiser, loss; on all devices.
         state, step = build_state_and_step(run)
         engine = parallel.make_engine(config.parallel.engine, step)

@@ -1,5 +1,6 @@
 """The training loop: it goes on exactly, stops when asked, and loses nothing."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -15,7 +17,7 @@ import pytest
 from homae_jax import assembly, config_flags, train
 from homae_jax.config_flags import Override
 from homae_jax.errors import UserError
-from homae_jax.training import checkpoint
+from homae_jax.training import checkpoint, parallel
 from tests import toy_training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -348,3 +350,31 @@ def test_missing_data_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: not found")
     assert done.stderr.count("\n") == 1
+
+
+def test_signals_are_looked_after_until_what_a_run_holds_is_freed(
+    monkeypatch, tmp_path, config_file
+):
+    """Else a Ctrl-C then is lost in a callback, with a traceback of that."""
+    handlers = []
+
+    class Held(SimpleNamespace):
+        def __del__(self):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    def held(*_):
+        batches = contextlib.nullcontext()
+        batches.close = lambda: None
+        return Held(batches=batches, length=SimpleNamespace(num_steps=0))
+
+    monkeypatch.setattr(train, "open_run", held)
+    start = SimpleNamespace(step=0)
+    monkeypatch.setattr(train, "build_state_and_step", lambda run: (start, None))
+    monkeypatch.setattr(train, "restore", lambda run, state, **_: state)
+    monkeypatch.setattr(train, "run_steps", lambda run, state, *_: state)
+    monkeypatch.setattr(train, "evaluate", lambda *_: {})
+    monkeypatch.setattr(parallel, "make_engine", lambda *_: None)
+    before = signal.getsignal(signal.SIGINT)
+    train.train_and_evaluate(load(config_file), tmp_path)
+    assert len(handlers) == 1 and handlers[0] != before
+    assert signal.getsignal(signal.SIGINT) == before
