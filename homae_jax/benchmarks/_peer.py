@@ -12,11 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from homae_jax.benchmarks._measure import Measurement
 from homae_jax.errors import UserError
+from homae_jax.schema import Batch
 
 PROGRAM = Path(__file__).with_name("_peer_program.py")
 TIMEOUT_S = 3600
+DTYPES = ("float32", "bfloat16")
+HOISDF_SIDE = 256  # of its crops, px
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--compile", action="store_true", help="the peer by torch.compile"
+    )
+    parser.add_argument(
+        "--peer_dtype",
+        choices=DTYPES,
+        default="float32",
+        help="bfloat16: the peer under torch.autocast",
     )
 
 
@@ -39,7 +50,12 @@ def run(
     if not options.peer:
         print(f"{name}: no peer; --peer=PYTHON names one", file=sys.stderr)
         return
-    request = {**request, "repeats": options.repeats, "compile": options.compile}
+    request = {
+        **request,
+        "repeats": options.repeats,
+        "compile": options.compile,
+        "dtype": options.peer_dtype,
+    }
     answer = _ask(request, options.peer)
     if "absent" in answer[0]:
         print(f"{name}: absent ({answer[0]['absent']})", file=sys.stderr)
@@ -57,6 +73,20 @@ def run(
                 ),
             }
         )
+
+
+def hoisdf_scene(batch: Batch) -> dict[str, list]:
+    """What HOISDF is given of a batch beside the pictures: its crops are larger."""
+    zoom = HOISDF_SIDE / batch.image.shape[1]
+    to_crop = np.diag([zoom, zoom, 1.0]).astype(np.float32)
+    arrays = {
+        "intrinsics": to_crop @ np.asarray(batch.intrinsics),
+        "hand_origin": batch.wrist,
+        "object_origin": batch.object_center,
+        "hand_box": zoom * batch.hand_box_px,
+        "object_box": zoom * batch.object_box_px,
+    }
+    return {key: np.asarray(value).tolist() for key, value in arrays.items()}
 
 
 def _ask(request: dict[str, Any], python: str) -> list[dict[str, Any]]:

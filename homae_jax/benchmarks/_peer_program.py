@@ -2,7 +2,7 @@
 
 Reads a request from standard input (JSON: what, its sizes, repeats, compile) and writes
 a list of measurements to standard output, or [{"absent": reason}]. All cores.
-Imports nothing of ours.
+Imports nothing of ours but `_peer_hoisdf.py` beside it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            answer = {"dinov2": dinov2, "mano": mano}[request["what"]](request)
+            answer = PEERS[request["what"]](request)
     except ImportError as error:
         answer = [{"absent": str(error)}]
     json.dump(answer, sys.stdout)
@@ -42,18 +42,14 @@ def dinov2(request: dict) -> list[dict]:
     image = torch.ones(num, 3, size, size)
     shapes = f"{num} x {size} px, {request['dtype']}, torch {torch.__version__}"
     shapes += ", compiled" if request["compile"] else ", eager"
-    rounded = request["dtype"] == "bfloat16"
-
-    def precision() -> torch.autocast:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded)
 
     def forward() -> None:
-        with torch.inference_mode(), precision():
+        with torch.inference_mode(), _precision(request):
             run(image)
 
     def gradient() -> None:
         model.zero_grad()
-        with precision():
+        with _precision(request):
             tokens = run(image).last_hidden_state[:, 1:]
         (tokens.float() ** 2).sum().backward()
 
@@ -106,6 +102,74 @@ def mano(request: dict) -> list[dict]:
     ]
 
 
+def hoisdf_inference(request: dict) -> list[dict]:
+    """HOISDF from crops to poses."""
+    import _peer_hoisdf as peer
+    import torch
+
+    model, image, scene = _hoisdf(request)
+    model.eval()
+
+    def whole() -> int:
+        with _precision(request):
+            return peer.infer(model, image, scene)
+
+    held, flops = whole(), _count_flops(whole)
+    shapes = f"{_describe(request, peer.SIDE)}, eager, torch {torch.__version__}"
+    shapes += f", {held} lattice points in boxes"
+    result = measure(whole, "whole", shapes, len(image), request["repeats"])
+    return [result | {"flops": flops}]
+
+
+def hoisdf_training(request: dict) -> list[dict]:
+    """A training step of HOISDF with true points, and with its own."""
+    import _peer_hoisdf as peer
+    import torch
+
+    training = peer.Training(*_hoisdf(request))
+    shapes = f"{_describe(request, peer.SIDE)}, eager, torch {torch.__version__}"
+    answers = []
+    for key, own_points in (("true points", False), ("own points", True)):
+
+        def step(own_points: bool = own_points) -> None:
+            with _precision(request):
+                training.step(own_points=own_points)
+
+        flops, num = _count_flops(step), request["batch"]
+        result = measure(step, key, shapes, num, request["repeats"])
+        answers.append(result | {"flops": flops})
+    return answers
+
+
+def _hoisdf(request: dict) -> tuple:
+    import _peer_hoisdf as peer
+    import torch
+
+    torch.manual_seed(0)
+    image = torch.rand(request["batch"], 3, peer.SIDE, peer.SIDE)
+    return peer.Hoisdf(), image, peer.read_scene(request["scene"])
+
+
+def _describe(request: dict, side: int) -> str:
+    return f"{request['batch']} x {side} px, {request['dtype']}"
+
+
+def _precision(request: dict) -> contextlib.AbstractContextManager:
+    import torch
+
+    rounded = request["dtype"] == "bfloat16"
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded)
+
+
+def _count_flops(function: Callable[[], object]) -> int:
+    """Of matrix products and convolutions, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
 def declare_operators(torch: types.ModuleType) -> None:
     """transformers imports torchvision, which may be built for another torch."""
     try:
@@ -123,7 +187,7 @@ def declare_operators(torch: types.ModuleType) -> None:
 
 
 def measure(
-    function: Callable[[], None], key: str, shapes: str, count: int, repeats: int
+    function: Callable[[], object], key: str, shapes: str, count: int, repeats: int
 ) -> dict:
     """Fields of a Measurement, and its key."""
     start = time.perf_counter()
@@ -149,6 +213,14 @@ def measure(
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_of": "process",
     }
+
+
+PEERS = {
+    "dinov2": dinov2,
+    "mano": mano,
+    "hoisdf inference": hoisdf_inference,
+    "hoisdf training": hoisdf_training,
+}
 
 
 if __name__ == "__main__":

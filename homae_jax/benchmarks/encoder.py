@@ -17,20 +17,13 @@ from homae_jax.models.dinov2 import VARIANTS, make_encoder
 from homae_jax.models.vit import Vit
 
 IMAGE_SIZE = 224
-DTYPES = ("float32", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     parser.add_argument("--variant", nargs="+", default=["vits14", "vitb14"])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument(
-        "--peer_dtype",
-        choices=DTYPES,
-        default="float32",
-        help="bfloat16: the peer under torch.autocast",
-    )
+    parser.add_argument("--dtype", choices=_peer.DTYPES, default="float32")
     _peer.add_arguments(parser)
 
 
@@ -94,6 +87,5 @@ def _run_peer(
         },
         "image_size": IMAGE_SIZE,
         "batch": options.batch,
-        "dtype": options.peer_dtype,
     }
     yield from _peer.run(f"{variant}, transformers", request, options, ours)

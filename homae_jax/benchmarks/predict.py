@@ -1,7 +1,8 @@
 """From a batch of crops to hands and objects, in one compiled call, and its stages.
 
 Each stage is a program of its own that is given what the stages before it made; the
-whole is one program. Reading is timed twice: decoding alone, and with cropping.
+whole is one program. Reading is timed twice: decoding alone, and with cropping. Beside
+HOISDF's work for the same boxes, where `--peer` names a Python that has torch.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from homae_jax import assembly
-from homae_jax.benchmarks import _counts, _setup
+from homae_jax.benchmarks import _counts, _peer, _setup
 from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
@@ -31,6 +32,7 @@ PEER_S = (0.97, 1.16)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     _setup.add_arguments(parser)
+    _peer.add_arguments(parser)
     parser.add_argument("--whole", action="store_true", help="without the stages")
 
 
@@ -58,6 +60,12 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             if name == "whole":
                 result = result._replace(figures=_figures(setup.config, result))
             yield result
+        request = {
+            "what": "hoisdf inference",
+            "batch": num,
+            "scene": _peer.hoisdf_scene(batch),
+        }
+        yield from _peer.run("HOISDF", request, options, {"whole": result})
 
 
 def make_stages(setup: _setup.Setup, batch: Batch) -> dict[str, tuple]:

@@ -3,6 +3,7 @@
 Stages stand on each other: targets; encoder and decoder with their gradient; the loss
 with jittered true points, then with the network's own, both with their gradient; the
 whole step, optimiser included. The difference of the two losses is what sampling costs.
+Beside HOISDF's step, where `--peer` names a Python that has torch.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from homae_jax import assembly
-from homae_jax.benchmarks import _setup
+from homae_jax.benchmarks import _peer, _setup
 from homae_jax.benchmarks import targets as targets_section
 from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.training import objective, prng
@@ -31,6 +32,7 @@ STEPS_PER_EPOCH = 1000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     _setup.add_arguments(parser)
+    _peer.add_arguments(parser)
     parser.add_argument("--whole", action="store_true", help="without the stages")
 
 
@@ -50,13 +52,15 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             count=num,
             repeats=options.repeats,
         )
+    ours = {}
     for own_points in (False, True):
+        kind = f"{'own' if own_points else 'true'} points"
         step, state = make_step(setup, own_points=own_points)
         result = measure(
             step,
             state,
             setup.batch,
-            name=f"whole step, {'own' if own_points else 'true'} points",
+            name=f"whole step, {kind}",
             shapes=shapes,
             count=num,
             repeats=options.repeats,
@@ -64,7 +68,16 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
         )
         per_picture = result.fastest_s / num
         peer = PEER_S_PER_PICTURE[own_points] / per_picture
-        yield result._replace(figures={"times_faster_than_hoisdf_elsewhere": peer})
+        ours[kind] = result._replace(
+            figures={"times_faster_than_hoisdf_elsewhere": peer}
+        )
+        yield ours[kind]
+    request = {
+        "what": "hoisdf training",
+        "batch": num,
+        "scene": _peer.hoisdf_scene(setup.batch),
+    }
+    yield from _peer.run("HOISDF", request, options, ours)
 
 
 def _stages(setup: _setup.Setup, key: jax.Array) -> dict[str, tuple]:
