@@ -24,20 +24,24 @@ DTYPES = ("float32", "bfloat16")
 HOISDF_SIDE = 256  # of its crops, px
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every section that has a peer."""
+def add_arguments(
+    parser: argparse.ArgumentParser, *, compiles: bool = False, rounds: bool = False
+) -> None:
+    """Options of a section that has a peer; what the peer can do gets one too."""
     parser.add_argument(
         "--peer", default="", metavar="PYTHON", help="one that has torch and the peers"
     )
-    parser.add_argument(
-        "--compile", action="store_true", help="the peer by torch.compile"
-    )
-    parser.add_argument(
-        "--peer_dtype",
-        choices=DTYPES,
-        default="float32",
-        help="bfloat16: the peer under torch.autocast",
-    )
+    if compiles:
+        parser.add_argument(
+            "--compile", action="store_true", help="the peer by torch.compile"
+        )
+    if rounds:
+        parser.add_argument(
+            "--peer_dtype",
+            choices=DTYPES,
+            default="float32",
+            help="bfloat16: the peer under torch.autocast",
+        )
 
 
 def run(
@@ -50,13 +54,7 @@ def run(
     if not options.peer:
         print(f"{name}: no peer; --peer=PYTHON names one", file=sys.stderr)
         return
-    request = {
-        **request,
-        "repeats": options.repeats,
-        "compile": options.compile,
-        "dtype": options.peer_dtype,
-    }
-    answer = _ask(request, options.peer)
+    answer = _ask({**request, "repeats": options.repeats}, options.peer)
     if "absent" in answer[0]:
         print(f"{name}: absent ({answer[0]['absent']})", file=sys.stderr)
         return
@@ -75,8 +73,10 @@ def run(
         )
 
 
-def hoisdf_scene(batch: Batch) -> dict[str, list]:
-    """What HOISDF is given of a batch beside the pictures: its crops are larger."""
+def hoisdf_request(
+    what: str, batch: Batch, options: argparse.Namespace
+) -> dict[str, Any]:
+    """For HOISDF's work on pictures of the same scenes; its crops are larger."""
     zoom = HOISDF_SIDE / batch.image.shape[1]
     to_crop = np.diag([zoom, zoom, 1.0]).astype(np.float32)
     arrays = {
@@ -86,7 +86,12 @@ def hoisdf_scene(batch: Batch) -> dict[str, list]:
         "hand_box": zoom * batch.hand_box_px,
         "object_box": zoom * batch.object_box_px,
     }
-    return {key: np.asarray(value).tolist() for key, value in arrays.items()}
+    return {
+        "what": f"hoisdf {what}",
+        "batch": len(batch.image),
+        "dtype": options.peer_dtype,
+        "scene": {key: np.asarray(value).tolist() for key, value in arrays.items()},
+    }
 
 
 def _ask(request: dict[str, Any], python: str) -> list[dict[str, Any]]:

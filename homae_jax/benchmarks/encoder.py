@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", nargs="+", default=["vits14", "vitb14"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", choices=_peer.DTYPES, default="float32")
-    _peer.add_arguments(parser)
+    _peer.add_arguments(parser, compiles=True, rounds=True)
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
@@ -87,5 +87,7 @@ def _run_peer(
         },
         "image_size": IMAGE_SIZE,
         "batch": options.batch,
+        "compile": options.compile,
+        "dtype": options.peer_dtype,
     }
     yield from _peer.run(f"{variant}, transformers", request, options, ours)

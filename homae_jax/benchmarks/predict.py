@@ -32,7 +32,7 @@ PEER_S = (0.97, 1.16)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     _setup.add_arguments(parser)
-    _peer.add_arguments(parser)
+    _peer.add_arguments(parser, rounds=True)
     parser.add_argument("--whole", action="store_true", help="without the stages")
 
 
@@ -60,11 +60,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             if name == "whole":
                 result = result._replace(figures=_figures(setup.config, result))
             yield result
-        request = {
-            "what": "hoisdf inference",
-            "batch": num,
-            "scene": _peer.hoisdf_scene(batch),
-        }
+        request = _peer.hoisdf_request("inference", batch, options)
         yield from _peer.run("HOISDF", request, options, {"whole": result})
 
 

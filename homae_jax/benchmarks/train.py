@@ -32,7 +32,7 @@ STEPS_PER_EPOCH = 1000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     _setup.add_arguments(parser)
-    _peer.add_arguments(parser)
+    _peer.add_arguments(parser, rounds=True)
     parser.add_argument("--whole", action="store_true", help="without the stages")
 
 
@@ -72,11 +72,7 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
             figures={"times_faster_than_hoisdf_elsewhere": peer}
         )
         yield ours[kind]
-    request = {
-        "what": "hoisdf training",
-        "batch": num,
-        "scene": _peer.hoisdf_scene(setup.batch),
-    }
+    request = _peer.hoisdf_request("training", setup.batch, options)
     yield from _peer.run("HOISDF", request, options, ours)
 
 

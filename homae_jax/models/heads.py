@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from homae_jax.models.attention import attention_with_dropout
 from homae_jax.models.norms import LayerNorm
-from homae_jax.models.products import between, dense, dot_general_in
+from homae_jax.models.products import between, dense, dot_general_in, written_out
 
 NUM_ROTATIONS = 16
 NUM_VOTED_JOINTS = 20  # all but the wrist, which is the origin
@@ -55,7 +55,9 @@ class TransformerLayer(nn.Module):
 
         def add(x: Array, update: Array, name: str) -> Array:
             update = nn.Dropout(self.dropout, deterministic=not train)(update)
-            return LayerNorm(between(self.dtype), name=name)(x + update)
+            # Else the drawing of what is dropped is repeated wherever the sum is read.
+            total = written_out(x + update) if train else x + update
+            return LayerNorm(between(self.dtype), name=name)(total)
 
         query = x if position is None else x + position
         x = add(

@@ -102,6 +102,16 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
+def written_out(x: Array) -> jax.Array:
+    """x, which whatever reads it finds in memory, in training on a CPU.
+
+    XLA's CPU compiler would put the whole chain of operations that make x into each of
+    its readers. Elsewhere, and among several devices, where a layout would have it
+    gathered, x as it is.
+    """
+    return x if not is_for_cpu() or jax.device_count() > 1 else _in_memory(x)
+
+
 def _dot_general_on_cpu(
     lhs: Array,
     rhs: Array,

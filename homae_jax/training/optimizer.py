@@ -94,17 +94,17 @@ def _on_vectors(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """
 
     def init(params: Any) -> Any:
-        return inner.init(_joined(params))
+        return inner.init(joined(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        vectors, state = inner.update(_joined(updates), state)
+        vectors, state = inner.update(joined(updates), state)
         return _parted(vectors, updates), state
 
     return optax.GradientTransformation(init, update)
 
 
-def _joined(tree: Any) -> list[jax.Array]:
+def joined(tree: Any) -> list[jax.Array]:
     """All leaves in order, as at most about `VECTORS` vectors of similar lengths."""
     leaves = jax.tree.leaves(tree)
     share = sum(leaf.size for leaf in leaves) / VECTORS
@@ -118,7 +118,7 @@ def _joined(tree: Any) -> list[jax.Array]:
 
 
 def _parted(vectors: Sequence[jax.Array], like: Any) -> Any:
-    """The leaves that `_joined` joined."""
+    """The leaves that `joined` joined."""
     leaves, structure = jax.tree.flatten(like)
     parts, rest = [], list(vectors)
     place = 0

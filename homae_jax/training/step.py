@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array
 
 from homae_jax.training import prng
+from homae_jax.training.optimizer import joined
 from homae_jax.training.state import TrainState
 
 # (params, batch, key, step) -> (loss, terms); losses are means over the rows.
@@ -72,9 +73,8 @@ def train_step(
 
 
 def _norm(tree: Any) -> Array:
-    """Euclidean length of all leaves, as one vector: one sum, not one for each."""
-    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-    return jnp.linalg.norm(flat)
+    """Euclidean length of all leaves: a sum for each of the optimiser's vectors."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(vector)) for vector in joined(tree)))
 
 
 def _gradients(

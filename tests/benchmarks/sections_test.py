@@ -22,6 +22,7 @@ from homae_jax.benchmarks import (
 from homae_jax.benchmarks._measure import Measurement
 from homae_jax.errors import UserError
 from homae_jax.geometry.rotations import rot6d_to_rotmat
+from homae_jax.models import points
 from homae_jax.models.dinov2 import make_encoder
 from homae_jax.models.homae import Homae
 from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
@@ -84,14 +85,14 @@ def test_encoders_run_forward_and_back():
 
 
 def test_a_peer_that_is_not_named_is_passed_over(capsys):
-    options = argparse.Namespace(peer="", compile=False, repeats=1)
+    options = argparse.Namespace(peer="", repeats=1)
     assert list(_peer.run("nothing", {"what": "dinov2"}, options, {})) == []
     assert "no peer" in capsys.readouterr().err
 
 
 def test_a_peer_that_is_absent_is_passed_over(capsys):
     """This Python has no torch."""
-    options = argparse.Namespace(peer=sys.executable, compile=False, repeats=1)
+    options = argparse.Namespace(peer=sys.executable, repeats=1)
     found = list(_peer.run("dinov2", {"what": "dinov2"}, options, {}))
     assert found == [] and "absent" in capsys.readouterr().err
 
@@ -106,7 +107,7 @@ def test_a_peer_is_compared_with_ours(tmp_path):
     values = answer[0] | {"median_s": 1.0, "fastest_s": 1.0, "fastest_processor_s": 1.0}
     values.pop("key")
     ours = {"forward": Measurement(name="ours", **values)}
-    options = argparse.Namespace(peer=str(program), compile=False, repeats=3)
+    options = argparse.Namespace(peer=str(program), repeats=3)
     (result,) = _peer.run("it", {}, options, ours)
     assert result.name == "peer: it forward"
     assert result.figures == {
@@ -120,7 +121,7 @@ def test_a_peer_that_fails_is_an_error_in_one_line(tmp_path):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
     program.chmod(0o755)
-    options = argparse.Namespace(peer=str(program), compile=False, repeats=1)
+    options = argparse.Namespace(peer=str(program), repeats=1)
     with pytest.raises(UserError, match="no such thing"):
         list(_peer.run("it", {}, options, {}))
 
@@ -145,3 +146,23 @@ def test_a_baked_lattice_agrees_with_the_mesh_near_the_surface():
     off = np.asarray(targets.disagreement(template, jax.random.key(0), 400))
     assert off.mean() <= targets.LIMIT / 50
     assert off.max() <= targets.LIMIT
+
+
+def test_hoisdf_is_asked_about_the_same_scenes_in_its_larger_crops():
+    _, _, batch = counting.toy_inference()
+    options = argparse.Namespace(peer_dtype="bfloat16")
+    request = _peer.hoisdf_request("inference", batch, options)
+    assert request["what"] in _peer_program.PEERS
+    assert request["batch"] == len(batch.image) and request["dtype"] == "bfloat16"
+    zoom = _peer.HOISDF_SIDE / toy.IMAGE_SIZE
+    scene = request["scene"]
+    assert_close(
+        "box", scene["hand_box"], zoom * np.asarray(batch.hand_box_px), atol=1e-3
+    )
+    ours = points.project_points(
+        jnp.zeros((len(batch.image), 1, 3)), batch.wrist, batch.intrinsics, scale=1.0
+    )
+    at = np.einsum("bij,bj->bi", scene["intrinsics"], scene["hand_origin"])
+    assert_close(
+        "wrist", at[:, :2] / at[:, 2:], zoom * np.asarray(ours[:, 0]), atol=1e-3
+    )
