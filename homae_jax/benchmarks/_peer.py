@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from homae_jax.benchmarks._measure import Measurement
@@ -53,6 +54,12 @@ def run(
     """The peer's measurements; each note compares with ours of the same key."""
     if not options.peer:
         print(f"{name}: no peer; --peer=PYTHON names one", file=sys.stderr)
+        return
+    if jax.default_backend() != "cpu":
+        print(
+            f"{name}: peers run on the CPU; JAX_PLATFORMS=cpu has ours run there too",
+            file=sys.stderr,
+        )
         return
     answer = _ask({**request, "repeats": options.repeats}, options.peer)
     if "absent" in answer[0]:

@@ -90,6 +90,13 @@ def test_a_peer_that_is_not_named_is_passed_over(capsys):
     assert "no peer" in capsys.readouterr().err
 
 
+def test_a_peer_is_not_compared_with_an_accelerator(capsys, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    options = argparse.Namespace(peer=sys.executable, repeats=1)
+    assert list(_peer.run("dinov2", {"what": "dinov2"}, options, {})) == []
+    assert "JAX_PLATFORMS=cpu" in capsys.readouterr().err
+
+
 def test_a_peer_that_is_absent_is_passed_over(capsys):
     """This Python has no torch."""
     options = argparse.Namespace(peer=sys.executable, repeats=1)
