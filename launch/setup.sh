@@ -10,8 +10,7 @@ PYTHON="$ROOT/.venv/bin/python"
 
 # Large pages for what glibc's malloc hands out: XLA asks for its buffers anew at every
 # step, and taking them in pages of 4 KiB costs a CPU training a tenth of its time.
-GIVEN_TUNABLES="${GLIBC_TUNABLES:-}"
-export GLIBC_TUNABLES="${GIVEN_TUNABLES:-glibc.malloc.hugetlb=1}"
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 is_new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -39,15 +38,6 @@ find_python() {
 
 has_nvidia_driver() {
   command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1
-}
-
-# For a training on a CPU: what is freed is kept for the next step, not given back to the
-# system and asked for again, page by page, which costs another tenth.
-keep_memory() {
-  if [ -z "$GIVEN_TUNABLES" ] && ! has_nvidia_driver; then
-    GLIBC_TUNABLES+=":glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=$((1 << 33))"
-    GLIBC_TUNABLES+=":glibc.malloc.trim_threshold=$((1 << 34))"
-  fi
 }
 
 # requirements.txt as it is where a GPU answers; else without the CUDA wheels.

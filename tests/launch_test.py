@@ -70,21 +70,3 @@ def test_setup_asks_for_large_pages_and_keeps_what_is_set(tmp_path, monkeypatch,
     monkeypatch.setenv("GLIBC_TUNABLES", given)
     done = run_function("printenv GLIBC_TUNABLES", tmp_path)
     assert done.stdout == f"{given or 'glibc.malloc.hugetlb=1'}\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "driver", "is_kept"),
-    [("", 9, True), ("", 0, False), ("glibc.malloc.check=3", 9, False)],
-)
-def test_a_training_on_a_cpu_keeps_its_memory(
-    tmp_path, monkeypatch, given, driver, is_kept
-):
-    fake(tmp_path, "nvidia-smi", driver)
-    monkeypatch.setenv("GLIBC_TUNABLES", given)
-    done = run_function("keep_memory; printenv GLIBC_TUNABLES", tmp_path)
-    first, *rest = done.stdout.strip().split(":")
-    assert first == (given or "glibc.malloc.hugetlb=1")
-    names = [setting.split("=")[0].removeprefix("glibc.malloc.") for setting in rest]
-    kept = ["arena_max", "mmap_threshold", "trim_threshold"]
-    assert names == (kept if is_kept else [])
-    assert all(int(setting.split("=")[1]) for setting in rest)
