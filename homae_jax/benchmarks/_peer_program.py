@@ -1,6 +1,6 @@
 """Times a public PyTorch implementation; run by `_peer.py` in a Python that has it.
 
-Reads a request from standard input (JSON: what, its sizes, repeats, compile) and writes
+Reads a request from standard input (JSON: what, its sizes, repeats) and writes
 a list of measurements to standard output, or [{"absent": reason}]. All cores.
 Imports nothing of ours but `_peer_hoisdf.py` beside it.
 """
@@ -105,7 +105,6 @@ def mano(request: dict) -> list[dict]:
 def hoisdf_inference(request: dict) -> list[dict]:
     """HOISDF from crops to poses."""
     import _peer_hoisdf as peer
-    import torch
 
     model, image, scene = _hoisdf(request)
     model.eval()
@@ -115,8 +114,7 @@ def hoisdf_inference(request: dict) -> list[dict]:
             return peer.infer(model, image, scene)
 
     held, flops = whole(), _count_flops(whole)
-    shapes = f"{_describe(request, peer.SIDE)}, eager, torch {torch.__version__}"
-    shapes += f", {held} lattice points in boxes"
+    shapes = f"{_describe(image, request)}, {held} lattice points in boxes"
     result = measure(whole, "whole", shapes, len(image), request["repeats"])
     return [result | {"flops": flops, "matrix_flops": flops}]
 
@@ -124,10 +122,9 @@ def hoisdf_inference(request: dict) -> list[dict]:
 def hoisdf_training(request: dict) -> list[dict]:
     """A training step of HOISDF with true points, and with its own."""
     import _peer_hoisdf as peer
-    import torch
 
-    training = peer.Training(*_hoisdf(request))
-    shapes = f"{_describe(request, peer.SIDE)}, eager, torch {torch.__version__}"
+    model, image, scene = _hoisdf(request)
+    training, shapes = peer.Training(model, image, scene), _describe(image, request)
     answers = []
     for key, own_points in (("true points", False), ("own points", True)):
 
@@ -135,8 +132,8 @@ def hoisdf_training(request: dict) -> list[dict]:
             with _precision(request):
                 training.step(own_points=own_points)
 
-        flops, num = _count_flops(step), request["batch"]
-        result = measure(step, key, shapes, num, request["repeats"])
+        flops = _count_flops(step)
+        result = measure(step, key, shapes, len(image), request["repeats"])
         answers.append(result | {"flops": flops, "matrix_flops": flops})
     return answers
 
@@ -150,8 +147,11 @@ def _hoisdf(request: dict) -> tuple:
     return peer.Hoisdf(), image, peer.read_scene(request["scene"])
 
 
-def _describe(request: dict, side: int) -> str:
-    return f"{request['batch']} x {side} px, {request['dtype']}"
+def _describe(image: object, request: dict) -> str:
+    import torch
+
+    sizes = f"{len(image)} x {image.shape[-1]} px, {request['dtype']}"
+    return f"{sizes}, eager, torch {torch.__version__}"
 
 
 def _precision(request: dict) -> contextlib.AbstractContextManager:
