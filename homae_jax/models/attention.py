@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from homae_jax.models.products import einsum, is_for_cpu
+from homae_jax.models.products import (
+    einsum,
+    from_bits,
+    is_for_cpu,
+    to_bits,
+    written_out,
+)
 
 CACHE_BYTES = 2**20  # of weights that stay at hand between two products
 
@@ -53,12 +59,12 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
         dropout_rate: float = 0.0,
         deterministic: bool = False,
     ) -> Float[Array, "b n h d"]:
-        factor = None
-        if dropout_rate > 0 and not deterministic:
-            shape = (1, 1, query.shape[1], key.shape[1])
-            kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, shape)
-            factor = kept / (1.0 - dropout_rate)
-        return _on_cpu(query, key, value, dtype, mask, factor)
+        if dropout_rate == 0 or deterministic:
+            return _on_cpu(query, key, value, dtype, mask)
+        share = 1.0 - dropout_rate
+        shape = (1, 1, query.shape[1], key.shape[1])
+        kept = written_out(jax.random.bernoulli(dropout_rng, share, shape))
+        return _on_cpu(query, key, value, dtype, mask, kept, share)
 
     return attend
 
@@ -69,72 +75,104 @@ def _on_cpu(
     value: Float[Array, "b m h d"],
     dtype: DTypeLike,
     mask: Bool[Array, "1 1 n m"] | None = None,
-    factor: Float[Array, "1 1 n m"] | None = None,
+    kept: Bool[Array, "1 1 n m"] | None = None,
+    share: float = 1.0,
 ) -> Float[Array, "b n h d"]:
     """Head by head if all weights are more than `CACHE_BYTES`, else all at once."""
     batch, num, heads, _ = query.shape
     if 4 * batch * heads * num * key.shape[1] <= CACHE_BYTES:
         at_once = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-        return jnp.swapaxes(_attend("bh", dtype, *at_once, mask, factor), 1, 2)
-    mask, factor = (None if x is None else x[0] for x in (mask, factor))
+        out = _attend("bh", dtype, share, *at_once, mask, kept)
+        return jnp.swapaxes(out, 1, 2)
+    mask, kept = (None if x is None else x[0] for x in (mask, kept))
     by_head = [
-        _attend("b", dtype, *(x[:, :, h] for x in (query, key, value)), mask, factor)
+        _attend(
+            "b", dtype, share, *(x[:, :, h] for x in (query, key, value)), mask, kept
+        )
         for h in range(heads)
     ]
     return jnp.stack(by_head, axis=2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _attend(
     lead: str,
     dtype: DTypeLike,
+    share: float,
     query: Float[Array, "*l n d"],
     key: Float[Array, "*l m d"],
     value: Float[Array, "*l m d"],
     mask: Bool[Array, "*one n m"] | None,
-    factor: Float[Array, "*one n m"] | None,
+    kept: Bool[Array, "*one n m"] | None,
 ) -> Float[Array, "*l n d"]:
-    """softmax(Q K' / sqrt(d)) V over the axes that `lead` names, weights in float32."""
-    return _forward(lead, dtype, query, key, value, mask, factor)[0]
+    """softmax(Q K' / sqrt(d)) V over the axes that `lead` names.
+
+    The weights that are `kept`, of which a `share` is expected, are divided by it.
+    Sums are in float32. They divide the output, which is smaller than the weights, so
+    of these there is one array, rounded to `dtype` as the product needs it.
+    """
+    weights, inverse = _softmax(lead, dtype, query, key, mask)
+    out = einsum(f"{lead}nm,{lead}md->{lead}nd", _only(kept, weights), value, dtype)
+    return (out * (inverse / share)).astype(query.dtype)
+
+
+def _softmax(
+    lead: str, dtype: DTypeLike, query: Array, key: Array, mask: Array | None
+) -> tuple[Float[Array, "*l n m"], Float[Array, "*l n 1"]]:
+    """Weights up to their sum, and one over it."""
+    logits = einsum(f"{lead}nd,{lead}md->{lead}nm", _scaled(query), key, dtype)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _scaled(query: Float[Array, "*l n d"]) -> Float[Array, "*l n d"]:
+    return query * query.shape[-1] ** -0.5
+
+
+def _only(kept: Bool[Array, "*one n m"] | None, weights: Array) -> Array:
+    zero = jnp.zeros((), weights.dtype)
+    return weights if kept is None else jnp.where(kept, weights, zero)
 
 
 def _forward(
     lead: str,
     dtype: DTypeLike,
+    share: float,
     query: Array,
     key: Array,
     value: Array,
     mask: Array | None,
-    factor: Array | None,
+    kept: Array | None,
 ) -> tuple[Array, tuple]:
-    logits = einsum(f"{lead}nd,{lead}md->{lead}nm", query, key, dtype)
-    logits *= query.shape[-1] ** -0.5
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits, axis=-1)
-    used = weights if factor is None else weights * factor
+    weights, inverse = _softmax(lead, dtype, query, key, mask)
+    bits = written_out(to_bits(weights.astype(dtype)))
+    used = _only(kept, from_bits(bits, dtype))
     out = einsum(f"{lead}nm,{lead}md->{lead}nd", used, value, dtype)
-    return out.astype(query.dtype), (query, key, value, factor, weights, out)
+    out *= inverse / share
+    return out.astype(query.dtype), (query, key, value, kept, bits, inverse, out)
 
 
 def _backward(
-    lead: str, dtype: DTypeLike, kept: tuple, gradient: Array
+    lead: str, dtype: DTypeLike, share: float, residuals: tuple, gradient: Array
 ) -> tuple[Array | None, ...]:
     """Of the weights, one array is kept and one made; JAX's own rules take several.
 
     The sum over a row of the softmax's gradient is that over d of the output times its
     gradient (Dao et al. 2022, appendix B.2).
     """
-    query, key, value, factor, weights, out = kept
-    used = weights if factor is None else weights * factor
+    query, key, value, kept, bits, inverse, out = residuals
+    weights = from_bits(bits, dtype)
+    used = _only(kept, weights)
+    row = jnp.sum(gradient * out, axis=-1, keepdims=True) * inverse
+    gradient = gradient * (inverse / share)
     of_value = einsum(f"{lead}nm,{lead}nd->{lead}md", used, gradient, dtype)
     of_used = einsum(f"{lead}nd,{lead}md->{lead}nm", gradient, value, dtype)
-    of_weights = of_used if factor is None else of_used * factor
-    row = jnp.sum(gradient * out, axis=-1, keepdims=True)
-    of_logits = weights * (of_weights - row) * query.shape[-1] ** -0.5
+    of_logits = weights * (_only(kept, of_used) - row)
     of_query = einsum(f"{lead}nm,{lead}md->{lead}nd", of_logits, key, dtype)
-    of_key = einsum(f"{lead}nm,{lead}nd->{lead}md", of_logits, query, dtype)
-    arrays = ((of_query, query), (of_key, key), (of_value, value))
+    of_key = einsum(f"{lead}nm,{lead}nd->{lead}md", of_logits, _scaled(query), dtype)
+    arrays = ((_scaled(of_query), query), (of_key, key), (of_value, value))
     return *(new.astype(old.dtype) for new, old in arrays), None, None
 
 

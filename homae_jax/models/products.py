@@ -140,7 +140,7 @@ def _einsum_on_cpu(equation: str, dtype: DTypeLike, a: Array, b: Array) -> jax.A
 def _forward(
     equation: str, dtype: DTypeLike, a: Array, b: Array
 ) -> tuple[jax.Array, tuple]:
-    kept = _to_bits(a.astype(dtype)), _to_bits(b.astype(dtype))
+    kept = to_bits(a.astype(dtype)), to_bits(b.astype(dtype))
     return _einsum_on_cpu(equation, dtype, a, b), kept
 
 
@@ -148,7 +148,7 @@ def _backward(
     equation: str, dtype: DTypeLike, kept: tuple[Array, Array], gradient: Array
 ) -> tuple[jax.Array, jax.Array]:
     """Each factor's gradient is the other's product with the result's, rounded too."""
-    a, b = (_from_bits(x, dtype) for x in kept)
+    a, b = (from_bits(x, dtype) for x in kept)
     terms, result = equation.split("->")
     of_a, of_b = terms.split(",")
     gradient = gradient.astype(dtype)
@@ -161,7 +161,7 @@ def _backward(
 _einsum_on_cpu.defvjp(_forward, _backward)
 
 
-def _to_bits(x: Array) -> jax.Array:
+def to_bits(x: Array) -> jax.Array:
     """bfloat16 as integers, which a scan can stack.
 
     Of a stack of bfloat16 XLA's CPU compiler rewrites all at every turn, by way of
@@ -170,7 +170,7 @@ def _to_bits(x: Array) -> jax.Array:
     return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
 
 
-def _from_bits(x: Array, dtype: DTypeLike) -> jax.Array:
+def from_bits(x: Array, dtype: DTypeLike) -> jax.Array:
     return lax.bitcast_convert_type(x, dtype) if x.dtype == jnp.uint16 else x
 
 

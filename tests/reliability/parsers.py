@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -167,9 +168,13 @@ def _mano_seeds() -> list[bytes]:
 
 
 def _scratch() -> Path:
-    import tempfile
+    """A new folder, which goes with the process."""
+    return Path(tempfile.mkdtemp(dir=_scratches().name))
 
-    return Path(tempfile.mkdtemp(prefix="fuzz_seeds_"))
+
+@functools.cache
+def _scratches() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="fuzz_seeds_")
 
 
 def _read_mano(folder: Path) -> Read:
