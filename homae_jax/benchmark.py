@@ -64,6 +64,7 @@ def _run(arguments: list[str]) -> int:
         named = ", ".join((*known, ALL))
         raise UserError(f'no section "{arguments[0]}": use one of {named}')
     runtime.prepare()
+    runtime.keep_memory()
     chosen = known if arguments[0] == ALL else arguments[:1]
     modules = [_import(name) for name in chosen]
     options = _parse(arguments, modules)

@@ -4,9 +4,11 @@
 """
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ PROCESS_VARIABLES = {
 LOST_SECONDS = 30  # without a sign of life, a process counts as lost
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 CPU_INFO = Path("/proc/cpuinfo")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
@@ -42,6 +45,26 @@ def prepare(*, deterministic: bool = False, debug_nans: bool = False) -> None:
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     if debug_nans:
         os.environ["JAX_DEBUG_NANS"] = "true"
+
+
+def keep_memory() -> None:
+    """On a CPU, each call of a program gets the memory of the last one again.
+
+    XLA asks malloc for a program's buffers anew at every call. glibc takes large ones
+    from the system and gives them back when they are freed, and pages that come from
+    the system must be cleared: a tenth of a training step, several times that in
+    virtual machines whose host takes free pages away. So, where this is glibc, freed
+    memory stays in the process; and calls run in the caller's thread, as only the main
+    thread's heap has room for a gigabyte. Comes before JAX's first device.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    with contextlib.suppress(RuntimeError):  # no device: `check_device` says so
+        if jax.default_backend() == "cpu" and platform.libc_ver()[0] == "glibc":
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _compiled_dir() -> Path:

@@ -118,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
     runtime.prepare(deterministic=_DETERMINISTIC.value, debug_nans=_DEBUG_NANS.value)
     if _DISTRIBUTED.value:
         runtime.join_processes()
+    runtime.keep_memory()
     _say(runtime.check_device(config.device, allow_cpu=_ALLOW_CPU.value))
     train_and_evaluate(
         config,
