@@ -94,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"{path}: holds scores already; add --overwrite, or choose another --out"
         )
+    runtime.keep_memory()
     print(runtime.check_device("any", allow_cpu=True), flush=True)
     print(f"step {run.step} of {run.folder}", flush=True)
     assembly.prepare_data(run.config)

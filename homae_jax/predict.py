@@ -130,6 +130,7 @@ def main(argv: Sequence[str]) -> int:
     from homae_jax.predictor import Predictor
 
     prediction_files.check_free(out, overwrite=_OVERWRITE.value)
+    runtime.keep_memory()
     predict = Predictor(
         _CHECKPOINT.value,
         step=_RESTORE_STEP.value,

@@ -1,6 +1,9 @@
 """Devices and variables that have to be settled before JAX starts."""
 
 import os
+import platform
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -87,3 +90,51 @@ def test_has_bfloat16_by_device(device, flags, expected, monkeypatch, tmp_path):
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags\t\t: {flags}\n\n")
     assert runtime.has_bfloat16() == expected
+
+
+FAULTS = """
+import resource, sys
+from homae_jax import runtime
+if sys.argv[1] == "kept":
+    runtime.keep_memory()
+import jax, jax.numpy as jnp
+x = jnp.ones((8192, 4))
+program = jax.jit(lambda x: jnp.sum(jnp.sin(x @ x[:4096].T), axis=0)).lower(x).compile()
+assert program.memory_analysis().temp_size_in_bytes >= 2**27
+def call():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(program(x))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min([call() for _ in range(5)][1:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_a_program_gets_the_memory_of_its_last_call_again():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("GLIBC_TUNABLES", None)
+    faults = {
+        kind: int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, kind],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for kind in ("kept", "given back")
+    }
+    assert faults["kept"] < 50 < 10_000 < faults["given back"]
+
+
+def test_where_there_is_no_device_the_memory_is_left_alone(monkeypatch):
+    def no_device():
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(jax, "default_backend", no_device)
+    monkeypatch.setattr(platform, "libc_ver", pytest.fail)
+    settings = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: settings.append(setting))
+    runtime.keep_memory()
+    assert settings == [("jax_cpu_enable_async_dispatch", False)]
