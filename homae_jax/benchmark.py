@@ -64,7 +64,6 @@ def _run(arguments: list[str]) -> int:
         named = ", ".join((*known, ALL))
         raise UserError(f'no section "{arguments[0]}": use one of {named}')
     runtime.prepare()
-    runtime.keep_memory()
     chosen = known if arguments[0] == ALL else arguments[:1]
     modules = [_import(name) for name in chosen]
     options = _parse(arguments, modules)
@@ -72,6 +71,7 @@ def _run(arguments: list[str]) -> int:
     path = options[0].json
     if path and not to_stdout and not Path(path).parent.is_dir():
         raise UserError(f"--json={path}: no such folder; make it first")
+    runtime.keep_memory()
     report: dict[str, Any] = {"section": arguments[0], **_machine()}
     if not to_stdout:
         print(", ".join(f"{k} {v}" for k, v in report.items()), flush=True)

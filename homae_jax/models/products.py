@@ -162,7 +162,7 @@ _einsum_on_cpu.defvjp(_forward, _backward)
 
 
 def to_bits(x: Array) -> jax.Array:
-    """bfloat16 as integers, which a scan can stack.
+    """bfloat16 as integers, which a scan can stack; other dtypes as they are.
 
     Of a stack of bfloat16 XLA's CPU compiler rewrites all at every turn, by way of
     float32.
@@ -171,6 +171,7 @@ def to_bits(x: Array) -> jax.Array:
 
 
 def from_bits(x: Array, dtype: DTypeLike) -> jax.Array:
+    """What `to_bits` made integers of, if it was of `dtype` bfloat16; else x."""
     return lax.bitcast_convert_type(x, dtype) if x.dtype == jnp.uint16 else x
 
 
