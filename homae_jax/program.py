@@ -23,7 +23,7 @@ from homae_jax import assembly
 from homae_jax.errors import UserError
 from homae_jax.exported import ABOUT, LOCATE, PROGRAM
 from homae_jax.hand.mano import ManoModel
-from homae_jax.models.products import as_on_accelerators
+from homae_jax.models.xla_cpu import as_on_accelerators
 from homae_jax.predictor import answer_batch
 
 PLATFORMS = ("cpu", "cuda")

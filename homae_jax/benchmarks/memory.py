@@ -17,7 +17,7 @@ from homae_jax import assembly
 from homae_jax.benchmarks import _counts, _setup
 from homae_jax.benchmarks._measure import Measurement, peak_memory
 from homae_jax.benchmarks.train import build_step
-from homae_jax.models.products import as_on_accelerators
+from homae_jax.models.xla_cpu import as_on_accelerators
 from homae_jax.training.state import create_state
 
 

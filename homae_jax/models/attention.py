@@ -14,13 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from homae_jax.models.products import (
-    einsum,
-    from_bits,
-    is_for_cpu,
-    to_bits,
-    written_out,
-)
+from homae_jax.models.products import einsum, from_bits, to_bits
+from homae_jax.models.xla_cpu import is_for_cpu, written_out
 
 CACHE_BYTES = 2**20  # of weights that stay at hand between two products
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float
 
 from homae_jax.models.attention import attention_with_dropout
 from homae_jax.models.norms import LayerNorm
-from homae_jax.models.products import between, dense, dot_general_in, written_out
+from homae_jax.models.products import between, dense, dot_general_in
+from homae_jax.models.xla_cpu import written_out
 
 NUM_ROTATIONS = 16
 NUM_VOTED_JOINTS = 20  # all but the wrist, which is the origin

@@ -13,41 +13,19 @@ which XLA leaves out unless told to (it would choose a slower kernel, and for bf
 may have none: "Unsupported element type for DotThunk"). Hence gradients of our own.
 """
 
-import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-_AS_ELSEWHERE = contextvars.ContextVar("as_on_accelerators", default=False)
-
-
-@contextlib.contextmanager
-def as_on_accelerators() -> Iterator[None]:
-    """What is traced inside takes the accelerators' form, whatever this device is.
-
-    For programs that are made here and run, or are meant to stand for what runs,
-    elsewhere.
-    """
-    token = _AS_ELSEWHERE.set(True)
-    try:
-        yield
-    finally:
-        _AS_ELSEWHERE.reset(token)
-
-
-def is_for_cpu() -> bool:
-    """Whether what is traced now is to run well on a CPU."""
-    return jax.default_backend() == "cpu" and not _AS_ELSEWHERE.get()
+from homae_jax.models.xla_cpu import in_memory, is_for_cpu
 
 
 def between(dtype: DTypeLike) -> jnp.dtype:
@@ -100,16 +78,6 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
         return _einsum_on_cpu(equation, dtype, a, b)
     a, b = a.astype(dtype), b.astype(dtype)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
-def written_out(x: Array) -> jax.Array:
-    """x, which whatever reads it finds in memory, in training on a CPU.
-
-    XLA's CPU compiler would put the whole chain of operations that make x into each of
-    its readers. Elsewhere, and among several devices, where a layout would have it
-    gathered, x as it is.
-    """
-    return x if not is_for_cpu() or jax.device_count() > 1 else _in_memory(x)
 
 
 def _dot_general_on_cpu(
@@ -192,15 +160,10 @@ def _product(equation: str, a: Array, b: Array) -> jax.Array:
     lead, rows, columns = of_a[:-2], of_a[-2], of_a[-1]
     product = jnp.einsum(
         f"{lead}{columns}{rows},{of_b}->{lead}{columns}{of_b[-1]}",
-        _in_memory(jnp.swapaxes(a, -1, -2)),
+        in_memory(jnp.swapaxes(a, -1, -2)),
         b,
         preferred_element_type=jnp.float32,
     )
     if result[-1] == of_b[-1]:
         return product
-    return jnp.swapaxes(_in_memory(product), -1, -2)
-
-
-def _in_memory(x: Array) -> jax.Array:
-    """x, its elements laid out in the order of its axes."""
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return jnp.swapaxes(in_memory(product), -1, -2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from homae_jax.models import attention
-from homae_jax.models.products import as_on_accelerators
+from homae_jax.models.xla_cpu import as_on_accelerators
 
 BATCH, TOKENS, HEADS, WIDTH = 2, 9, 3, 4
 

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 from homae_jax.models import products
+from homae_jax.models.xla_cpu import as_on_accelerators
 
 BF16 = jnp.bfloat16
 
@@ -163,7 +164,7 @@ def test_dense_under_vmap_is_dense_over_rows():
 @pytest.fixture(params=["another device", "asked for"])
 def elsewhere(request, monkeypatch):
     if request.param == "asked for":
-        with products.as_on_accelerators():
+        with as_on_accelerators():
             yield
     else:
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -172,7 +173,7 @@ def elsewhere(request, monkeypatch):
 
 def test_here_activations_are_float32():
     assert products.between(BF16) == jnp.float32
-    with products.as_on_accelerators():
+    with as_on_accelerators():
         pass
     assert products.between(BF16) == jnp.float32
 
@@ -185,23 +186,3 @@ def test_elsewhere_activations_keep_the_dtype(elsewhere):
     assert layer.apply(layer.init(jax.random.key(1), x), x).dtype == BF16
     out = products.einsum("mk,kn->mn", x, draw(1, 33, 5), BF16)
     assert out.dtype == jnp.float32
-
-
-def test_what_is_written_out_is_the_same_and_kept_apart_on_a_cpu_alone():
-    x = draw(0, 5, 7)
-
-    def read_twice(x):
-        total = products.written_out(jnp.sin(x))
-        return jnp.sum(total**2) + jnp.sum(jnp.cos(total))
-
-    def plain(x):
-        return jnp.sum(jnp.sin(x) ** 2) + jnp.sum(jnp.cos(jnp.sin(x)))
-
-    np.testing.assert_allclose(read_twice(x), plain(x), rtol=1e-6)
-    ours, theirs = jax.grad(read_twice)(x), jax.grad(plain)(x)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    is_alone = jax.device_count() == 1
-    assert ("LayoutConstraint" in jax.jit(read_twice).lower(x).as_text()) == is_alone
-    with products.as_on_accelerators():
-        text = jax.jit(lambda x: read_twice(x)).lower(x).as_text()
-    assert "LayoutConstraint" not in text
