@@ -218,6 +218,8 @@ def load_config(
     config = _run_code(get_config, arguments, file)
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{file}: get_config() returns no ConfigDict")
+    if COMMON.is_file() and file != COMMON:
+        _check_keys(config, file)
     apply_overrides(config, overrides)
     return config
 
@@ -309,6 +311,18 @@ def differences(
             yield key, ours.get(key), theirs.get(key)
 
 
+def _check_keys(config: ml_collections.ConfigDict, file: Path) -> None:
+    """Refuses a key of a configuration file that nothing reads: it is mistyped."""
+    known = key_names()
+    for key, _ in _flat_items(config.to_dict()):
+        if key not in known:
+            near = _nearest_key(known, key)
+            hint = (
+                f"did you mean {near}?" if near else "configs/common.py lists them all"
+            )
+            raise UserError(f"{file}: sets {key}, and there is no such key; {hint}")
+
+
 def _find(path: str) -> Path:
     candidates = [Path(path).expanduser(), ROOT / path]
     for candidate in candidates:
@@ -354,7 +368,8 @@ def _run_code(function: Callable[..., Any], arguments: list, file: Path) -> Any:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         place = f"{file}:{lines[-1]}" if lines else str(file)
-        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).replace("\\n", " ").split())
+        raise UserError(f"{place}: {type(error).__name__}: {said}") from error
 
 
 def _resolve(
@@ -368,9 +383,14 @@ def _resolve(
             path = ".".join(parts[:depth])
             raise UserError(f"{override}: {path} is a value and has no keys")
         if part not in parent:
-            raise UserError(
-                f"{override}: no such key{_nearest_key(config, override.key)}"
+            keys = [name for name, _ in _flat_items(config.to_dict())]
+            near = _nearest_key(keys, override.key)
+            hint = (
+                f"did you mean {PREFIX}{near}?"
+                if near
+                else "configs/common.py lists them all"
             )
+            raise UserError(f"{override}: no such key; {hint}")
         if depth < len(parts) - 1:
             parent = parent[part]
     if isinstance(parent[name], ml_collections.ConfigDict):
@@ -379,17 +399,13 @@ def _resolve(
     return parent, name
 
 
-def _nearest_key(config: ml_collections.ConfigDict, key: str) -> str:
-    """Suggests a key: of the same group, then of the same name, then any."""
-    keys = [name for name, _ in _flat_items(config.to_dict())]
+def _nearest_key(keys: Sequence[str], key: str) -> str | None:
+    """One of the same group, or of the same name, or any."""
     group, _, name = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == group]
     namesakes = [k for k in keys if k.rpartition(".")[2] == name]
     near = difflib.get_close_matches(key, siblings, 1) or namesakes[:1]
-    near = near or difflib.get_close_matches(key, keys, 1)
-    if near:
-        return f"; did you mean {PREFIX}{near[0]}?"
-    return "; configs/common.py lists them all"
+    return next(iter(near or difflib.get_close_matches(key, keys, 1)), None)
 
 
 def _read(override: Override, kind: type, current: Any) -> Any:

@@ -94,11 +94,11 @@ def test_load_config_passes_the_argument_after_the_colon(tmp_path):
     path = write_config(
         tmp_path,
         "import ml_collections\n"
-        "def get_config(size='small'):\n"
-        "    return ml_collections.ConfigDict({'size': size})\n",
+        "def get_config(name='small'):\n"
+        "    return ml_collections.ConfigDict({'name': name})\n",
     )
-    assert config_flags.load_config(str(path)).size == "small"
-    assert config_flags.load_config(f"{path}:long").size == "long"
+    assert config_flags.load_config(str(path)).name == "small"
+    assert config_flags.load_config(f"{path}:long").name == "long"
 
 
 def test_load_config_finds_the_projects_files_from_anywhere(tmp_path, monkeypatch):
@@ -121,6 +121,25 @@ def test_load_config_finds_the_projects_files_from_anywhere(tmp_path, monkeypatc
 )
 def test_load_config_names_the_line_of_a_broken_file(tmp_path, text, message):
     path = write_config(tmp_path, text)
+    with pytest.raises(UserError, match=message) as caught:
+        config_flags.load_config(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.train.stesp = 3", "sets train.stesp, .* did you mean train.steps?"),
+        ("c.losses.weights.mano_poze = 3.0", "did you mean losses.weights.mano_pose?"),
+        ("c.zzzzzz = 3", "sets zzzzzz, .*; configs/common.py lists them all"),
+        ("c.train.steps = 'many'", "settings.py:4: TypeError: .*'steps'"),
+        ("c.trian.steps = 3", 'settings.py:4: AttributeError: .* mean "train"'),
+    ],
+)
+def test_load_config_names_what_is_mistyped_in_a_file(tmp_path, line, message):
+    head = "from configs import synthetic\ndef get_config():\n"
+    body = f"    c = synthetic.get_config()\n    {line}\n    return c\n"
+    path = write_config(tmp_path, head + body)
     with pytest.raises(UserError, match=message) as caught:
         config_flags.load_config(str(path))
     assert "\n" not in str(caught.value)
