@@ -29,7 +29,7 @@ from homae_jax.schema import Batch
 from homae_jax.viz import curves, figures
 
 PROTOCOL_CHOICES = ("gt", "predicted")  # of each key of config.protocol
-PROBED_FRAMES = 96  # reconstruction and SDF signs are measured on about so many
+PROBED_FRAMES = 200  # reconstruction and SDF signs are measured on about so many
 TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
 NUM_EXTREME = 4  # best, and worst, frames drawn
 NUM_PREVIEWED = 3  # frames drawn while training
