@@ -8,7 +8,6 @@ or from a checkpoint; the latter is JSON, never code.
 import dataclasses
 import functools
 import json
-import operator
 import os
 import subprocess
 import sys
@@ -23,11 +22,10 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from homae_jax import config_flags, lifeline, runtime, weights
+from homae_jax import config_checks, config_flags, lifeline, runtime, weights
 from homae_jax.data import (
     cache,
     crops,
-    dexycb,
     dexycb_files,
     ho3d_files,
     pipeline,
@@ -37,7 +35,7 @@ from homae_jax.data.dexycb import DexYcbSource, HandBasis
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
-from homae_jax.hand.mano import FINGERTIPS, ManoModel
+from homae_jax.hand.mano import ManoModel
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.models.dinov2 import load_dinov2
 from homae_jax.models.homae import Homae
@@ -47,18 +45,6 @@ from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.targets import compute_targets
 from homae_jax.training import checkpoint, prng
 
-DATASETS = ("ho3d", "dexycb", "synthetic")
-WORDS = {  # that a key takes, where a wrong one would show late, or never
-    "data.augment.rotation_mode": crops.ROTATION_MODES,
-    "data.crop": crops.CROPS,
-    "data.filter": tuple(dexycb.FILTERS),
-    "data.left_hands": dexycb.LEFT_HANDS,
-    "data.object_center": crops.OBJECT_CENTERS,
-    "evaluate.fingertips": tuple(FINGERTIPS),
-    "losses.rotation": ("matrix", "axis_angle"),
-    "model.dtype": ("float32", "bfloat16", "auto"),
-    "model.heads.object_rotation": ("rot6d", "axis_angle"),
-}
 MAX_REASON = 200  # letters of another program's reason, in one error
 
 
@@ -163,15 +149,6 @@ def data_paths(config: ml_collections.ConfigDict) -> DataPaths:
     )
 
 
-def check_words(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError if a key of `WORDS` says something else."""
-    for key, words in WORDS.items():
-        value = operator.attrgetter(key)(config)
-        if value not in words:
-            shown = f"{value!r:.60}"
-            raise UserError(f"{key}={shown}: expected one of {', '.join(words)}")
-
-
 def check_split(config: ml_collections.ConfigDict, split: str) -> None:
     """Raises UserError if the data set has no such split; reads no frame."""
     if config.data.dataset == "dexycb":
@@ -182,11 +159,7 @@ def check_split(config: ml_collections.ConfigDict, split: str) -> None:
 
 def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
     """Makes the synthetic world at its first use; checks that real data are there."""
-    check_words(config)
-    if config.data.dataset not in DATASETS:
-        raise UserError(
-            f'data.dataset="{config.data.dataset}": use one of {", ".join(DATASETS)}'
-        )
+    config_checks.check(config)
     paths = data_paths(config)
     if config.data.dataset == "synthetic":
         _make_world(paths.root, **config.synthetic)
@@ -290,7 +263,7 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
     """The network, its `dtype` chosen for this device if the key is "auto".
 
     Raises:
-      UserError: there is no such key of `model`, or a key does not take its word.
+      UserError: there is no such key of `model`, or some key does not take its value.
     """
     values = config.model.to_dict()
     known = {field.name for field in dataclasses.fields(Homae)} - {"parent", "name"}
@@ -298,7 +271,7 @@ def build_model(config: ml_collections.ConfigDict) -> Homae:
         if key not in known:
             shown = key if key.isidentifier() else repr(key)
             raise UserError(f"model.{shown:.60}: no such key; known: {sorted(known)}")
-    check_words(config)
+    config_checks.check(config)
     if values["dtype"] == "auto":
         values["dtype"] = "bfloat16" if runtime.has_bfloat16() else "float32"
     return Homae(

@@ -28,7 +28,6 @@ from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
 from homae_jax.schema import Batch
 from homae_jax.viz import curves, figures
 
-PROTOCOL_CHOICES = ("gt", "predicted")  # of each key of config.protocol
 PROBED_FRAMES = 200  # reconstruction and SDF signs are measured on about so many
 TRIVIAL_FRAMES = 512  # training frames whose mean the trivial predictor says
 NUM_EXTREME = 4  # best, and worst, frames drawn
@@ -221,14 +220,9 @@ def found_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What config.protocol wants predicted, as keyword arguments of ModelRunner.
 
     Raises:
-      UserError: there is no auxiliary head to predict it, or no such choice.
+      UserError: there is no auxiliary head to predict it.
     """
     protocol = config.protocol.to_dict()
-    for key, value in protocol.items():
-        if value not in PROTOCOL_CHOICES:
-            raise UserError(
-                f'protocol.{key}="{value}": use one of {", ".join(PROTOCOL_CHOICES)}'
-            )
     found = tuple(key for key, value in protocol.items() if value == "predicted")
     if found and not config.model.get("auxiliary", False):
         raise UserError(

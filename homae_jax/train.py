@@ -33,7 +33,6 @@ from homae_jax.errors import UserError
 # --help and mistakes answer at once, and `runtime.prepare` comes before JAX.
 
 NUM_PROCESSES = "num_processes"  # in a checkpoint, beside the place in the data
-FAILED_SAVES = ("go_on", "stop")  # of train.on_failed_save
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.define_config(FLAGS)
@@ -152,11 +151,6 @@ def train_and_evaluate(
     parallel.check_batch_size(
         config.train.batch_size, config.train.accumulate, jax.device_count()
     )
-    if config.train.on_failed_save not in FAILED_SAVES:
-        raise UserError(
-            f'train.on_failed_save="{config.train.on_failed_save}": use one of '
-            f"{', '.join(FAILED_SAVES)}"
-        )
     # What a run holds is freed while signals are still looked after: Python would lose
     # a Ctrl-C that comes then.
     with StopRequests() as stop, locked(own_folder(workdir)):
@@ -325,8 +319,11 @@ def build_loss(run: Run) -> Callable[..., Any]:
 
 
 def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> Any:
-    """The state to go on from; moves the batches to where they were."""
+    """The state to go on from; moves the batches to where they were.
 
+    Raises:
+      UserError: the run has gone further than it is now asked to.
+    """
     from homae_jax.training import checkpoint, parallel
 
     workdir = run.workdir
@@ -338,6 +335,12 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
     )
     if has_none:
         return state
+    if step > run.length.num_steps:
+        raise UserError(
+            f"{workdir}: is at step {step}, and train.steps or train.epochs ask for "
+            f"{run.length.num_steps}: ask for more, give another --workdir, or see "
+            f"what is there by python -m homae_jax.evaluate --workdir={workdir}"
+        )
     found = checkpoint.restore(workdir, step, state)
     _set_position(run, found.data)
     _say(f"goes on from step {step} of {workdir}")

@@ -1,6 +1,8 @@
 """Configurations: the paper's values and shapes, and sweeps that name real keys."""
 
 import importlib
+import math
+import re
 from operator import attrgetter
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common, dexycb, ho3d, synthetic
-from homae_jax import assembly, runtime
+from homae_jax import assembly, config_checks, config_flags, runtime
 from homae_jax.errors import UserError
 from tests import toy
 
@@ -86,10 +88,10 @@ def test_model_of_a_config_builds_with_its_shapes(config):
     assert out.vertices.shape == (2, 778, 3)
 
 
-@pytest.mark.parametrize("key", assembly.WORDS)
+@pytest.mark.parametrize("key", config_checks.WORDS)
 def test_a_word_that_a_key_does_not_take_is_named_with_those_it_does(key):
     config = ho3d.get_config()
-    words = assembly.WORDS[key]
+    words = config_checks.WORDS[key]
     assert attrgetter(key)(config) in words
     wrong = words[0][:-1]
     config.update_from_flattened_dict({key: wrong})
@@ -98,6 +100,42 @@ def test_a_word_that_a_key_does_not_take_is_named_with_those_it_does(key):
         with pytest.raises(UserError) as error:
             ask(config)
         assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("seed", -1, "0 or more"),
+        ("evaluate.batch_size", 0, "1 or more"),
+        ("data.crop_scale", 0.0, "more than 0"),
+        ("model.sdf.dropout", 1.0, "0 or more, less than 1"),
+        ("data.augment.rotation_probability", 1.5, "0 to 1"),
+        ("train.switch_epoch", math.inf, "a finite number"),
+        ("optimizer.learning_rate", math.nan, "a finite number"),
+        ("model.decoder.widths", (256, 256, 128, -64), "0 or more"),
+        ("targets.point_jitter", (0.1,), "three numbers"),
+        ("model.points.grid_size", 1, "2 or more"),
+        ("model.points.num_hand", 64**3 + 1, "at most 262144"),
+        ("model.points.octaves", 6, None),  # tokens of 262 channels for 4 heads
+        ("model.heads.num_heads", 3, "a divisor of a token's 256 channels"),
+    ],
+)
+def test_a_number_that_nothing_could_be_done_with_is_named(key, value, wanted):
+    config = ho3d.get_config()
+    config.update_from_flattened_dict({key: value})
+    said = f"^{re.escape(key)}=.*: expected {wanted}"
+    if wanted is None:
+        said = "^model.heads.num_heads=4: expected a divisor of a token's 262"
+    for ask in (assembly.build_model, assembly.prepare_data):
+        with pytest.raises(UserError, match=said):
+            ask(config)
+
+
+def test_every_rule_is_about_a_key_there_is():
+    keys = set(config_flags.key_names())
+    for rule in ("AT_LEAST_ONE", "ABOVE_ZERO", "SHARES", "BELOW_ONE", "SIGNED"):
+        assert set(getattr(config_checks, rule)) <= keys
+    config_checks.check(synthetic.get_config("long"))
 
 
 def test_paper_setting_has_the_papers_shapes():

@@ -91,6 +91,15 @@ def test_train_again_when_done_only_evaluates(
     assert "compiled" not in out
 
 
+def test_train_says_that_a_run_has_gone_further_than_asked(
+    monkeypatch, config_file, tmp_path
+):
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file, steps=6), tmp_path)
+    with pytest.raises(UserError, match=r"is at step 6, and .* ask for 4: .*evaluate"):
+        train.train_and_evaluate(load(config_file, steps=4), tmp_path)
+
+
 def test_train_says_what_changed_since_the_checkpoint(
     monkeypatch, config_file, tmp_path, capsys
 ):
@@ -216,7 +225,6 @@ def test_debug_nans_stops_at_the_step_and_only_there(
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
     [
-        ("ho3d", "protocol.root", "guessed", 'protocol.root="guessed": use one of'),
         ("ho3d", "protocol.boxes", "predicted", "trained without auxiliary heads"),
         ("ho3d", "data.eval_split", "test", "test.txt: not found"),
         ("dexycb", "data.eval_split", "s9_test", 'DexYCB has no split "s9_test"'),
