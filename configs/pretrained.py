@@ -14,10 +14,12 @@ from configs import synthetic
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The short synthetic setting with the auxiliary head, on the same scenes."""
+    """The short synthetic setting with the auxiliary head, on scenes of its own."""
     c = synthetic.get_config()
     c.name = "pretrained"
     c.model.auxiliary = True
     c.model.dtype = "float32"  # as it was trained, on every device
+    c.data.root = "cache/synthetic_pretrained"
+    c.synthetic.num_train = 2000
     c.train.steps = 900
     return c

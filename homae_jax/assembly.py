@@ -42,6 +42,7 @@ from homae_jax.models.homae import Homae
 from homae_jax.objects.templates import load_templates
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import Batch, ObjectTemplates
+from homae_jax.synthetic import record
 from homae_jax.targets import compute_targets
 from homae_jax.training import checkpoint, prng
 
@@ -157,12 +158,19 @@ def check_split(config: ml_collections.ConfigDict, split: str) -> None:
         ho3d_files.read_list(data_paths(config).root, split)
 
 
-def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
-    """Makes the synthetic world at its first use; checks that real data are there."""
+def prepare_data(
+    config: ml_collections.ConfigDict, *, may_make: bool = True
+) -> DataPaths:
+    """Makes the synthetic world at its first use; checks that real data are there.
+
+    Args:
+      may_make: False: a synthetic world has to be there too.
+    """
     config_checks.check(config)
     paths = data_paths(config)
     if config.data.dataset == "synthetic":
-        _make_world(paths.root, **config.synthetic)
+        _check_world(paths.root, config.synthetic, may_make=may_make)
+        _make_world(paths.root, config.synthetic)
     for key, path in (
         ("data.root", paths.root),
         ("data.models", paths.models),
@@ -173,13 +181,37 @@ def prepare_data(config: ml_collections.ConfigDict) -> DataPaths:
     return paths
 
 
-def _make_world(root: Path, **settings: Any) -> None:
+def _check_world(
+    root: Path, settings: ml_collections.ConfigDict, *, may_make: bool
+) -> None:
+    """Refuses a folder that holds another world; or none, if none is to be made."""
+    found = record.read_record(root)
+    clash = found.clash(settings.to_dict()) if found else None
+    if clash:
+        key, value = clash
+        raise UserError(
+            f"{root}: holds a world with synthetic.{key}={value}, not {settings[key]}: "
+            "choose another --config.data.root, or remove the folder"
+        )
+    if not may_make and not (found and found.is_complete):
+        command = " ".join(_synthesize(root, settings)[1:])
+        raise UserError(
+            f"{root}: no whole synthetic world is there: set --config.data.root=PATH, "
+            f"or make it by python {command}"
+        )
+
+
+def _synthesize(root: Path, settings: ml_collections.ConfigDict) -> list[str]:
+    """The command that makes a world."""
+    command = [sys.executable, "-m", "homae_jax.synthesize", f"--out={root}"]
+    return command + [f"--{key}={value}" for key, value in settings.items()]
+
+
+def _make_world(root: Path, settings: ml_collections.ConfigDict) -> None:
     """Runs `python -m homae_jax.synthesize`, which returns at once when all is there.
 
     A process of its own: it forks renderers and must not take the accelerator.
     """
-    command = [sys.executable, "-m", "homae_jax.synthesize", f"--out={root}"]
-    command += [f"--{key}={value}" for key, value in settings.items()]
     package = str(Path(__file__).resolve().parents[1])
     search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {
@@ -188,7 +220,10 @@ def _make_world(root: Path, **settings: Any) -> None:
         lifeline.PARENT: str(os.getpid()),
     }
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.DEVNULL, check=False
+        _synthesize(root, settings),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=False,
     )
     if done.returncode:
         raise UserError(

@@ -30,6 +30,7 @@ WORDS = {
     "protocol.boxes": GIVEN_OR_FOUND,
     "protocol.object_center": GIVEN_OR_FOUND,
     "protocol.root": GIVEN_OR_FOUND,
+    "synthetic.objects": ("all", "ho3d"),
     "train.on_failed_save": ("go_on", "stop"),
 }
 SIGNED = ("model.fusion.sdf_sign",)  # every other number is 0 at least
@@ -73,10 +74,12 @@ SHARES = (  # from 0 to 1
     "data.augment.rotation_probability",
     "model.mask.object_share",
     "model.points.refine_share",
+    "synthetic.grip_spread",
     "synthetic.heavy_share",
     "targets.near_share",
     "train.own_points_probability",
 )
+HALF_TURNS = ("synthetic.roll_deg", "synthetic.view_cone_deg")
 BELOW_ONE = (
     "data.augment.scale_sigma",
     "model.encoder.drop_path",
@@ -101,6 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         (AT_LEAST_ONE, lambda x: x >= 1, "1 or more"),
         (ABOVE_ZERO, lambda x: x > 0, "more than 0"),
         (SHARES, lambda x: x <= 1, "0 to 1"),
+        (HALF_TURNS, lambda x: x <= 180, "0 to 180"),
         (BELOW_ONE, lambda x: x < 1, "0 or more, less than 1"),
     ):
         for key in keys:

@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
     runtime.keep_memory()
     print(runtime.check_device("any", allow_cpu=True), flush=True)
     print(f"step {run.step} of {run.folder}", flush=True)
-    assembly.prepare_data(run.config)
+    assembly.prepare_data(run.config, may_make=False)
     parts = assembly.build_parts(run.config)
     wanted = assembly.param_shapes(run.config, parts)
     params = assembly.load_params(run.folder, wanted, run.step)

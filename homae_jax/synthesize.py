@@ -22,7 +22,6 @@ at once. The same seed gives the same labels, whatever the number of workers. No
 made here derives from MANO, HO-3D or YCB files, unless --models names some.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -34,21 +33,15 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-import homae_jax
 from homae_jax import config_flags, lifeline
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
-from homae_jax.synthetic import layouts, production, scenes, writers
+from homae_jax.synthetic import layouts, production, record, scenes, writers
 
 LAYOUTS = tuple(layouts.WRITERS)
 OBJECTS = ("all", "ho3d")
 MODEL_FILES = ("textured_simple.*", "texture_map.*", "points.xyz")
-LICENCE = (
-    "Made by homae_jax (Apache-2.0) from procedural hands, objects and textures. "
-    "No MANO, HO-3D or YCB data inside, unless settings.models names a folder: then "
-    "the pictures show those models and their licence (YCB: CC BY 4.0) applies."
-)
 
 FLAGS = flags.FlagValues()
 _OUT = flags.DEFINE_string(
@@ -200,11 +193,10 @@ def synthesize(
         "image_format": image_format,
     }
     _check_settings(settings)
-    world = root / ".world"
-    is_prepared = (world / "world.json").is_file()
-    if _is_complete(root, settings, is_prepared=is_prepared):
+    world = root / record.WORK
+    if _is_complete(root, settings):
         return root
-    if not is_prepared:
+    if not record.is_planned(root):
         _prepare(root, world, settings, renderer)
     clips = production.load_clips(world)
     writer = layouts.WRITERS[layout](root, image_format=image_format)
@@ -213,7 +205,9 @@ def synthesize(
     records = production.read_records(world, clips)
     writer.write_lists(clips, records)
     shares = _heavy_shares(clips, records)
-    _write_record(root, settings, is_complete=True, share_of_heavy_occlusion=shares)
+    record.write_record(
+        root, settings, is_complete=True, share_of_heavy_occlusion=shares
+    )
     shutil.rmtree(world)
     return root
 
@@ -243,55 +237,31 @@ def _check_settings(settings: dict[str, Any]) -> None:
         raise UserError("num_train and num_eval are both 0: nothing to make")
 
 
-def _is_complete(root: Path, settings: dict[str, Any], *, is_prepared: bool) -> bool:
+def _is_complete(root: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder holds just this, finished; claims it if it is free.
 
     A run that ended before anything was drawn leaves its folder free.
     """
-    record = root / "synthetic.json"
-    if record.is_file():
-        found = _read_record(record)
-        is_begun = found["is_complete"] or is_prepared
-        for key, value in settings.items() if is_begun else ():
-            if found["settings"].get(key) != value:
-                raise UserError(
-                    f"{root}: holds a world with {key}={found['settings'].get(key)}, "
-                    f"not {value}; choose another --out or remove the folder"
-                )
-        if is_begun:
-            return found["is_complete"]
-        for name in ("models", "mano", ".world"):
+    found = record.read_record(root)
+    if found:
+        clash = found.clash(settings)
+        if clash:
+            key, value = clash
+            raise UserError(
+                f"{root}: holds a world with {key}={value}, not {settings[key]}; "
+                "choose another --out or remove the folder"
+            )
+        if found.is_begun:
+            return found.is_complete
+        for name in ("models", "mano", record.WORK):
             shutil.rmtree(root / name, ignore_errors=True)
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(
             f"{root}: is not empty and no synthetic world; choose another --out"
         )
     root.mkdir(parents=True, exist_ok=True)
-    _write_record(root, settings, is_complete=False)
+    record.write_record(root, settings, is_complete=False)
     return False
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-        is_known = isinstance(found["is_complete"], bool)
-        if isinstance(found["settings"], dict) and is_known:
-            return found
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path}: damaged; remove the folder or choose another"
-        ) from error
-    raise UserError(f"{path}: no record of a world; choose another --out")
-
-
-def _write_record(root: Path, settings: dict[str, Any], **facts: Any) -> None:
-    record = {
-        "version": homae_jax.__version__,
-        "settings": settings,
-        **facts,
-        "licence": LICENCE,
-    }
-    writers.write_text(root / "synthetic.json", json.dumps(record, indent=2) + "\n")
 
 
 def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -> None:

@@ -110,6 +110,7 @@ def test_a_word_that_a_key_does_not_take_is_named_with_those_it_does(key):
         ("data.crop_scale", 0.0, "more than 0"),
         ("model.sdf.dropout", 1.0, "0 or more, less than 1"),
         ("data.augment.rotation_probability", 1.5, "0 to 1"),
+        ("synthetic.roll_deg", 181.0, "0 to 180"),
         ("train.switch_epoch", math.inf, "a finite number"),
         ("optimizer.learning_rate", math.nan, "a finite number"),
         ("model.decoder.widths", (256, 256, 128, -64), "0 or more"),
@@ -133,7 +134,14 @@ def test_a_number_that_nothing_could_be_done_with_is_named(key, value, wanted):
 
 def test_every_rule_is_about_a_key_there_is():
     keys = set(config_flags.key_names())
-    for rule in ("AT_LEAST_ONE", "ABOVE_ZERO", "SHARES", "BELOW_ONE", "SIGNED"):
+    for rule in (
+        "AT_LEAST_ONE",
+        "ABOVE_ZERO",
+        "SHARES",
+        "HALF_TURNS",
+        "BELOW_ONE",
+        "SIGNED",
+    ):
         assert set(getattr(config_checks, rule)) <= keys
     config_checks.check(synthetic.get_config("long"))
 

@@ -5,18 +5,22 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
-from configs import common
+from configs import common, synthetic
 from homae_jax import assembly, scoring
 from homae_jax.data.source import FrameInfo, GroundTruth
+from homae_jax.errors import UserError
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
 from homae_jax.models.homae import Homae
+from homae_jax.synthetic import record
 from tests import toy
 
 INTRINSICS = np.array([[300.0, 0, 79.5], [0, 300.0, 59.5], [0, 0, 1]])
@@ -230,3 +234,37 @@ def test_result_file_names_what_was_predicted():
         f"{dataset}_val_predicted_root.json",
         f"{dataset}_val_predicted.json",
     ]
+
+
+def world_of(root: Path, *, is_complete: bool) -> ml_collections.ConfigDict:
+    config = synthetic.get_config()
+    config.data.root = str(root)
+    root.mkdir()
+    settings = config.synthetic.to_dict() | {"num_train": 5}
+    record.write_record(root, settings, is_complete=is_complete)
+    return config
+
+
+def test_a_world_made_with_other_settings_is_refused_in_the_configurations_words(
+    tmp_path,
+):
+    config = world_of(tmp_path / "world", is_complete=True)
+    said = (
+        r"holds a world with synthetic\.num_train=5, not 2800: .*--config\.data\.root"
+    )
+    with pytest.raises(UserError, match=said):
+        assembly.prepare_data(config)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_an_evaluation_makes_no_world(tmp_path, is_begun):
+    root = tmp_path / "world"
+    if is_begun:
+        config = world_of(root, is_complete=False)
+    else:
+        config = synthetic.get_config()
+        config.data.root = str(root)
+    said = "no whole synthetic world is there: .*homae_jax.synthesize --out=.*num_train"
+    with pytest.raises(UserError, match=said):
+        assembly.prepare_data(config, may_make=False)
+    assert not (root / "train.txt").exists()

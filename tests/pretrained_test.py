@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import homae_jax
-from homae_jax import Predictor, weights
+from homae_jax import Predictor, config_flags, weights
 
 SHIPPED = Path(homae_jax.__file__).parent / "pretrained"
 MAX_BYTES = 20e6
@@ -18,9 +18,10 @@ def test_shipped_checkpoint_is_whole_small_and_of_the_committed_configuration():
     export = weights.load_export(SHIPPED)
     files = [path for path in SHIPPED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
-    stored = json.loads(export.config_json)
-    wanted = json.loads(json.dumps(pretrained.get_config().model.to_dict()))
-    assert stored["model"] == wanted
+    stored = config_flags.completed(json.loads(export.config_json), "config.json")
+    wanted = json.loads(json.dumps(pretrained.get_config().to_dict()))
+    for group in ("model", "data", "synthetic"):
+        assert json.loads(json.dumps(stored[group])) == wanted[group]
     assert export.step == pretrained.get_config().train.steps
 
 
