@@ -65,9 +65,7 @@ def _shrink_model(m: ConfigDict) -> None:
     )
     m.points.update(num_hand=96, num_object=48)
     m.points.scale = 4.0  # a cube of +- 0.25 m, so that few lattice points do
-    m.points.update(
-        grid_size=16, sampler="coarse_to_fine", coarse_factor=4, refine_share=0.125
-    )
+    m.points.update(grid_size=16, coarse_factor=4, refine_share=0.125)
     m.sdf.update(width=160, dropout=0.0)
     m.heads.update(
         width_mlp=256,
