@@ -9,12 +9,9 @@ Light to import: no JAX, so that --help and mistakes answer at once.
 
 import ast
 import difflib
-import errno
 import functools
 import importlib.util
 import inspect
-import os
-import signal
 import sys
 import textwrap
 import traceback
@@ -25,23 +22,14 @@ from typing import Any, NamedTuple, NoReturn
 import ml_collections
 from absl import app, flags
 
+from homae_jax import command_line
 from homae_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ROOT / "configs" / "common.py"  # every key there is
 PREFIX = "--config."
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE = 2, 130, 141
-PLACES = {  # what the system says of a place that the user chose
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
-}
 HELP_WIDTH = 80
-STATUSES = (
-    "Exit status: 0, done; 2, a mistake in what was given, in one line on stderr;\n"
-    "130, interrupted. NO_COLOR=1: plain text."
-)
 FORMS = {
     "string": "TEXT",
     "multi string": "TEXT",
@@ -113,46 +101,25 @@ def run(
       takes_config: whether ``--config.KEY=VALUE`` means anything to it.
     """
 
-    def guarded(argv: Sequence[str]) -> int:
-        try:
-            if overrides() and not takes_config:
-                raise UserError(f"{overrides()[0]}: this command has no configuration")
-            status = main(argv) or 0
-            sys.stdout.flush()
-            return status
-        except UserError as error:
-            return _complain(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        except BrokenPipeError:
-            return _leave_the_pipe()
-        except OSError as error:
-            if error.errno not in PLACES:
-                raise
-            place = f"{error.filename}: " if error.filename else ""
-            return _complain(f"{place}{error.strerror.lower()}")
-        finally:  # Ctrl-C while Python takes itself down: no traceback of that
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def command(argv: Sequence[str]) -> int | None:
+        if {"--help", "-h", "--helpshort"} & set(argv[1:]):
+            print(_help(flag_values, groups or {}))
+            return 0
+        left = parse(flag_values, argv)
+        if overrides() and not takes_config:
+            raise UserError(f"{overrides()[0]}: this command has no configuration")
+        return main(left)
 
-    parser = functools.partial(_parse_or_exit, flag_values, groups or {})
-    app.run(guarded, flags_parser=parser)
+    def guarded(argv: Sequence[str]) -> NoReturn:
+        command_line.finish(command_line.guard(lambda: command(argv)))
+
+    app.run(guarded, flags_parser=_keep)
 
 
-def _parse_or_exit(
-    flag_values: flags.FlagValues, groups: Groups, argv: Sequence[str]
-) -> list[str]:
-    if {"--help", "-h", "--helpshort"} & set(argv[1:]):
-        try:
-            print(_help(flag_values, groups), flush=True)
-        except BrokenPipeError:
-            sys.exit(_leave_the_pipe())
-        sys.exit(0)
-    flags.FLAGS.mark_as_parsed()  # absl's own flags, which keep their defaults
-    try:
-        return parse(flag_values, argv)
-    except UserError as error:
-        sys.exit(_complain(error))
+def _keep(argv: Sequence[str]) -> list[str]:
+    """What absl is to parse: nothing; its own flags keep their defaults."""
+    flags.FLAGS.mark_as_parsed()
+    return list(argv)
 
 
 def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
@@ -435,8 +402,7 @@ def _describe(kind: type, current: Any) -> str:
     if issubclass(kind, tuple | list):
         inner = sorted({type(item).__name__ for item in current})
         return f"a tuple of {'/'.join(inner) or 'values'}"
-    names = {bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(kind, f"a {kind.__name__}")
+    return command_line.KINDS.get(kind, f"a {kind.__name__}")
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:
@@ -466,7 +432,7 @@ def _help(flag_values: flags.FlagValues, groups: Groups) -> str:
         lines += ["", f"{title}:"] if names else []
         for name in names:
             lines += _flag_help(known[name])
-    return "\n".join([*lines, "", STATUSES])
+    return "\n".join([*lines, "", command_line.STATUSES])
 
 
 def _flag_help(flag: flags.Flag) -> list[str]:
@@ -483,14 +449,3 @@ def _flag_help(flag: flags.Flag) -> list[str]:
         text += f" Default: {flag.default_as_str}".replace("'", "")
     indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
     return [f"  --{flag.name}{form}", *textwrap.wrap(text, HELP_WIDTH, **indent)]
-
-
-def _leave_the_pipe() -> int:
-    """Whoever reads has gone, as `head` does: what is left to say goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_PIPE
-
-
-def _complain(error: object) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return EXIT_USER_ERROR
