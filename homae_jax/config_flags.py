@@ -7,6 +7,7 @@ value is read as the type the key has. Every mistake is a `UserError` of one lin
 Light to import: no JAX, so that --help and mistakes answer at once.
 """
 
+import argparse
 import ast
 import difflib
 import functools
@@ -80,6 +81,21 @@ def define_config(flag_values: flags.FlagValues) -> ConfigFlag:
     return ConfigFlag(flag_values)
 
 
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """``--set KEY=VALUE KEY=VALUE`` for argparse, which gives `options.overrides`."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="extend",
+        nargs="+",
+        type=_read_override,
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of the configuration, such as data.root=/data/HO3D_v2 "
+        f"model.dtype=bfloat16; the same as {PREFIX}KEY=VALUE",
+    )
+
+
 def overrides() -> tuple[Override, ...]:
     """The ``--config.KEY=VALUE`` of the command line that `run` has parsed."""
     return tuple(_OVERRIDES)
@@ -140,6 +156,28 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
             f"a configuration by {PREFIX}KEY=VALUE (--help has examples)"
         )
     return left
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
+    """Reads flags of argparse; overrides of either spelling are `options.overrides`.
+
+    Raises:
+      UserError: ``--config.KEY=VALUE`` where `add_overrides` was not called.
+    """
+    others, found = split_overrides(arguments)
+    options = parser.parse_args(others)
+    if found and "overrides" not in options:
+        raise UserError(f"{found[0]}: {parser.prog} has no configuration")
+    if found:
+        options.overrides = [*options.overrides, *found]
+    return options
+
+
+def _read_override(text: str) -> Override:
+    key, equals, value = text.partition("=")
+    return Override(key, value if equals else None)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[Override]]:

@@ -90,6 +90,8 @@ def convert_mano(
 def _convert(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
+    if not options.kind:
+        parser.error("what to convert is missing: dinov2 or mano")
     parser.require(options, "src", "out")
     print(options.convert(options))
 
@@ -98,7 +100,7 @@ def _parser() -> command_line.Parser:
     parser = command_line.Parser(
         prog="python -m homae_jax.convert", description=__doc__
     )
-    kinds = parser.add_subparsers(dest="kind", metavar="dinov2|mano", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="dinov2|mano")
     encoder = kinds.add_parser("dinov2", help="DINOv2 weights -> .npz or .safetensors")
     encoder.add_argument("--variant", default="", help="refuse any other variant")
     encoder.set_defaults(convert=_run_dinov2)

@@ -29,6 +29,7 @@ def test_help_has_examples_and_fits_a_terminal(command):
     done = run(command, "--help")
     assert done.returncode == 0 and done.stderr == ""
     assert f"python -m homae_jax.{command} " in done.stdout
+    assert "Exit status: 0, done; 2, " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 88
     assert "\x1b" not in done.stdout
 
@@ -42,11 +43,20 @@ def test_help_shows_every_flag_once_in_a_group(command):
     assert text.count(":\n  --") >= 2  # groups
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_mistyped_flag_is_one_line_and_status_2(command):
-    done = run(command, "--no_such_flag=1")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *((command,) for command in COMMANDS),
+        *(("benchmark", section) for section in ("train", "mano", "all")),
+        *(("convert", "mano"), ("doctor", "data")),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_flag_is_one_line_and_status_2(words):
+    done = run(*words, "--no_such_flag=1")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "no_such_flag" in done.stderr
 
 
 @pytest.mark.parametrize(
