@@ -31,6 +31,11 @@ COMMON = ROOT / "configs" / "common.py"  # every key there is
 PREFIX = "--config."
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 HELP_WIDTH = 80
+MISREAD = {  # how absl says that a value is of another type
+    "invalid literal for int()": int,
+    "could not convert string to float": float,
+    "('Non-boolean argument": bool,
+}
 FORMS = {
     "string": "TEXT",
     "multi string": "TEXT",
@@ -148,14 +153,23 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     try:
         left = flag_values([argv[0], *others])
     except flags.Error as error:
-        message = str(error).splitlines()[0].replace(" ?", "?")
-        raise UserError(f"{message} (--help lists the flags)") from error
+        raise UserError(f"{_reworded(error)} (--help lists the flags)") from error
     if left[1:]:
         raise UserError(
             f"unexpected argument {left[1]!r}: flags are set by --FLAG=VALUE, keys of "
             f"a configuration by {PREFIX}KEY=VALUE (--help has examples)"
         )
     return left
+
+
+def _reworded(error: flags.Error) -> str:
+    """The first line of absl's complaint, in the words that overrides have."""
+    message = str(error).splitlines()[0].replace(" ?", "?")
+    for words, kind in MISREAD.items():
+        flag, found, _ = message.partition(f": {words}")
+        if found:
+            return f"{flag}: wants {command_line.KINDS[kind]}"
+    return message
 
 
 def parse_arguments(
@@ -347,12 +361,12 @@ def _get_config_of(file: Path) -> Callable[..., Any]:
 def _run_code(function: Callable[..., Any], arguments: list, file: Path) -> Any:
     """Runs what a configuration file says; its mistakes become one line with the place.
 
-    A `UserError` of the file itself, for an argument it does not know, passes.
+    A `UserError` is the file's own, for an argument it does not know.
     """
     try:
         return function(*arguments)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:
@@ -481,6 +495,8 @@ def _flag_help(flag: flags.Flag) -> list[str]:
     if isinstance(flag, flags.EnumFlag):
         form = "=" + "|".join(flag.parser.enum_values)
         text = text.partition(">: ")[2]
+    if isinstance(flag, flags.MultiFlag):
+        text = text.partition(";\n")[0]  # after it, absl says how lists are given
     if flag.boolean and flag.default:
         form, text = "=false", f"On unless false: {text[:1].lower()}{text[1:]}"
     elif flag.default is not None and not flag.boolean:
