@@ -10,12 +10,13 @@ from scratch, fewer points and fewer layers.
 from ml_collections.config_dict import ConfigDict
 
 from configs import common
+from homae_jax.errors import UserError
 
 
 def get_config(length: str = "short") -> ConfigDict:
     """The "short" setting, or the "long" one: more scenes, every view, more steps."""
     if length not in ("short", "long"):
-        raise ValueError(f'no setting "{length}": use "short" or "long"')
+        raise UserError(f'no setting "{length}": use "short" or "long"')
     c = common.get_config()
     c.name = "synthetic"
     c.device = "any"

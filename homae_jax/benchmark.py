@@ -2,19 +2,23 @@
 
     python -m homae_jax.benchmark metrics
     python -m homae_jax.benchmark mano --batch 1 24 --json mano.json
+    python -m homae_jax.benchmark train --config configs/ho3d.py \\
+        --config.data.root=/data/HO3D_v2
     python -m homae_jax.benchmark all --json -
 
 The sections are the modules of homae_jax/benchmarks; `all` runs them one after the
-other, each with its own defaults. First the ceiling of the device: a large matrix
-product and a large copy. Then each line gives what was measured with its shapes, the
-median of the calls after the first, the first call (compilation included), the
-processor time of a call, examples per second, the arithmetic of a call against the
-ceiling (on a CPU by processor time, which other programs do not add to), and the peak
-of memory. `--json FILE` writes the same numbers; `--json -`
-prints them instead.
+other, each with its own defaults (SECTION --help lists its flags). First the ceiling of
+the device: a large matrix product and a large copy. Then each line gives what was
+measured with its shapes, the median of the calls after the first, the first call
+(compilation included), the processor time of a call, examples per second, the
+arithmetic of a call against the ceiling (on a CPU by processor time, which other
+programs do not add to), and the peak of memory. `--json FILE` writes the same numbers,
+over a file that is there; `--json -` prints them instead. `--set KEY=VALUE ...` is
+another way to write --config.KEY=VALUE.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -26,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from homae_jax import benchmarks, runtime
+from homae_jax import benchmarks, command_line, config_flags, runtime
 from homae_jax.errors import UserError
 
 REPEATS = 5
@@ -37,11 +41,7 @@ HELP_WIDTH = 80
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one section; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.guard(lambda: _run(arguments))
 
 
 def sections() -> tuple[str, ...]:
@@ -59,7 +59,8 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         print(textwrap.fill(f"Sections: {', '.join((*known, ALL))}", HELP_WIDTH))
-        return 0 if arguments else 2
+        print(f"\n{command_line.STATUSES}")
+        return 0 if arguments else command_line.EXIT_USER_ERROR
     if arguments[0] not in (*known, ALL):
         named = ", ".join((*known, ALL))
         raise UserError(f'no section "{arguments[0]}": use one of {named}')
@@ -67,10 +68,11 @@ def _run(arguments: list[str]) -> int:
     chosen = known if arguments[0] == ALL else arguments[:1]
     modules = [_import(name) for name in chosen]
     options = _parse(arguments, modules)
-    to_stdout = options[0].json == "-"
     path = options[0].json
+    to_stdout = path == "-"
     if path and not to_stdout and not Path(path).parent.is_dir():
         raise UserError(f"--json={path}: no such folder; make it first")
+    _prepare(options)
     runtime.keep_memory()
     report: dict[str, Any] = {"section": arguments[0], **_machine()}
     if not to_stdout:
@@ -82,6 +84,14 @@ def _run(arguments: list[str]) -> int:
             print(_line(result), flush=True)
     _write(path, {**report, "results": results})
     return 0
+
+
+def _prepare(options: Sequence[argparse.Namespace]) -> None:
+    """Opens what every section was given; stdout is left to `--json -`."""
+    with contextlib.redirect_stdout(sys.stderr):
+        for each in options:
+            if each.prepare:
+                each.prepare(each)
 
 
 def _measured(
@@ -122,7 +132,7 @@ def _record(section: str, result: Any, product: Any) -> dict[str, Any]:
 def _parse(arguments: list[str], modules: Sequence[Any]) -> list[argparse.Namespace]:
     """One namespace per section; `all` takes what every section that has it gets."""
     given = _parser(arguments[0], None if arguments[0] == ALL else modules[0])
-    options = given.parse_args(arguments[1:])
+    options = config_flags.parse_arguments(given, arguments[1:])
     for name, value in vars(options).items():
         numbers = value if isinstance(value, list) else [value]
         if any(type(number) is int and number < 1 for number in numbers):
@@ -138,18 +148,28 @@ def _parse(arguments: list[str], modules: Sequence[Any]) -> list[argparse.Namesp
     return found
 
 
-def _parser(name: str, section: Any | None) -> argparse.ArgumentParser:
+def _parser(name: str, section: Any | None) -> command_line.Parser:
     about = section.__doc__.splitlines()[0] if section else "Every section in turn."
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog=f"python -m homae_jax.benchmark {name}", description=about
     )
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--json", default="", metavar="FILE", help="- prints it")
+    parser.set_defaults(prepare=None)
+    parser.add_argument(
+        "--repeats", type=int, default=REPEATS, help="calls after the first"
+    )
+    parser.add_argument(
+        "--json",
+        default="",
+        metavar="FILE",
+        help="the numbers, over a file that is there; - prints them instead",
+    )
     if section:
         section.add_arguments(parser)
     else:
-        parser.add_argument("--config", help="configuration file")
-        parser.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="overrides")
+        parser.add_argument(
+            "--config", dest="config_file", metavar="FILE", help="configuration file"
+        )
+        config_flags.add_overrides(parser)
         parser.add_argument("--peer", help="a Python that has torch and transformers")
     return parser
 
@@ -213,4 +233,4 @@ def _write(path: str, report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.finish(main())

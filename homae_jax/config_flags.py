@@ -7,14 +7,12 @@ value is read as the type the key has. Every mistake is a `UserError` of one lin
 Light to import: no JAX, so that --help and mistakes answer at once.
 """
 
+import argparse
 import ast
 import difflib
-import errno
 import functools
 import importlib.util
 import inspect
-import os
-import signal
 import sys
 import textwrap
 import traceback
@@ -25,23 +23,19 @@ from typing import Any, NamedTuple, NoReturn
 import ml_collections
 from absl import app, flags
 
+from homae_jax import command_line
 from homae_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ROOT / "configs" / "common.py"  # every key there is
 PREFIX = "--config."
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE = 2, 130, 141
-PLACES = {  # what the system says of a place that the user chose
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
-}
 HELP_WIDTH = 80
-STATUSES = (
-    "Exit status: 0, done; 2, a mistake in what was given, in one line on stderr;\n"
-    "130, interrupted. NO_COLOR=1: plain text."
-)
+MISREAD = {  # how absl says that a value is of another type
+    "invalid literal for int()": int,
+    "could not convert string to float": float,
+    "('Non-boolean argument": bool,
+}
 FORMS = {
     "string": "TEXT",
     "multi string": "TEXT",
@@ -92,6 +86,21 @@ def define_config(flag_values: flags.FlagValues) -> ConfigFlag:
     return ConfigFlag(flag_values)
 
 
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """``--set KEY=VALUE KEY=VALUE`` for argparse, which gives `options.overrides`."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="extend",
+        nargs="+",
+        type=_read_override,
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of the configuration, such as data.root=/data/HO3D_v2 "
+        f"model.dtype=bfloat16; the same as {PREFIX}KEY=VALUE",
+    )
+
+
 def overrides() -> tuple[Override, ...]:
     """The ``--config.KEY=VALUE`` of the command line that `run` has parsed."""
     return tuple(_OVERRIDES)
@@ -113,46 +122,25 @@ def run(
       takes_config: whether ``--config.KEY=VALUE`` means anything to it.
     """
 
-    def guarded(argv: Sequence[str]) -> int:
-        try:
-            if overrides() and not takes_config:
-                raise UserError(f"{overrides()[0]}: this command has no configuration")
-            status = main(argv) or 0
-            sys.stdout.flush()
-            return status
-        except UserError as error:
-            return _complain(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        except BrokenPipeError:
-            return _leave_the_pipe()
-        except OSError as error:
-            if error.errno not in PLACES:
-                raise
-            place = f"{error.filename}: " if error.filename else ""
-            return _complain(f"{place}{error.strerror.lower()}")
-        finally:  # Ctrl-C while Python takes itself down: no traceback of that
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def command(argv: Sequence[str]) -> int | None:
+        if {"--help", "-h", "--helpshort"} & set(argv[1:]):
+            print(_help(flag_values, groups or {}))
+            return 0
+        left = parse(flag_values, argv)
+        if overrides() and not takes_config:
+            raise UserError(f"{overrides()[0]}: this command has no configuration")
+        return main(left)
 
-    parser = functools.partial(_parse_or_exit, flag_values, groups or {})
-    app.run(guarded, flags_parser=parser)
+    def guarded(argv: Sequence[str]) -> NoReturn:
+        command_line.finish(command_line.guard(lambda: command(argv)))
+
+    app.run(guarded, flags_parser=_keep)
 
 
-def _parse_or_exit(
-    flag_values: flags.FlagValues, groups: Groups, argv: Sequence[str]
-) -> list[str]:
-    if {"--help", "-h", "--helpshort"} & set(argv[1:]):
-        try:
-            print(_help(flag_values, groups), flush=True)
-        except BrokenPipeError:
-            sys.exit(_leave_the_pipe())
-        sys.exit(0)
-    flags.FLAGS.mark_as_parsed()  # absl's own flags, which keep their defaults
-    try:
-        return parse(flag_values, argv)
-    except UserError as error:
-        sys.exit(_complain(error))
+def _keep(argv: Sequence[str]) -> list[str]:
+    """What absl is to parse: nothing; its own flags keep their defaults."""
+    flags.FLAGS.mark_as_parsed()
+    return list(argv)
 
 
 def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
@@ -165,14 +153,45 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     try:
         left = flag_values([argv[0], *others])
     except flags.Error as error:
-        message = str(error).splitlines()[0].replace(" ?", "?")
-        raise UserError(f"{message} (--help lists the flags)") from error
+        raise UserError(f"{_reworded(error)} (--help lists the flags)") from error
     if left[1:]:
         raise UserError(
             f"unexpected argument {left[1]!r}: flags are set by --FLAG=VALUE, keys of "
             f"a configuration by {PREFIX}KEY=VALUE (--help has examples)"
         )
     return left
+
+
+def _reworded(error: flags.Error) -> str:
+    """The first line of absl's complaint, in the words that overrides have."""
+    message = str(error).splitlines()[0].replace(" ?", "?")
+    for words, kind in MISREAD.items():
+        flag, found, _ = message.partition(f": {words}")
+        if found:
+            return f"{flag}: wants {command_line.KINDS[kind]}"
+    return message
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
+    """Reads flags of argparse; overrides of either spelling are `options.overrides`.
+
+    Raises:
+      UserError: ``--config.KEY=VALUE`` where `add_overrides` was not called.
+    """
+    others, found = split_overrides(arguments)
+    options = parser.parse_args(others)
+    if found and "overrides" not in options:
+        raise UserError(f"{found[0]}: {parser.prog} has no configuration")
+    if found:
+        options.overrides = [*options.overrides, *found]
+    return options
+
+
+def _read_override(text: str) -> Override:
+    key, equals, value = text.partition("=")
+    return Override(key, value if equals else None)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -356,12 +375,12 @@ def _get_config_of(file: Path) -> Callable[..., Any]:
 def _run_code(function: Callable[..., Any], arguments: list, file: Path) -> Any:
     """Runs what a configuration file says; its mistakes become one line with the place.
 
-    A `UserError` of the file itself, for an argument it does not know, passes.
+    A `UserError` is the file's own, for an argument it does not know.
     """
     try:
         return function(*arguments)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:
@@ -451,8 +470,7 @@ def _describe(kind: type, current: Any) -> str:
     if issubclass(kind, tuple | list):
         inner = sorted({type(item).__name__ for item in current})
         return f"a tuple of {'/'.join(inner) or 'values'}"
-    names = {bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(kind, f"a {kind.__name__}")
+    return command_line.KINDS.get(kind, f"a {kind.__name__}")
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:
@@ -482,7 +500,7 @@ def _help(flag_values: flags.FlagValues, groups: Groups) -> str:
         lines += ["", f"{title}:"] if names else []
         for name in names:
             lines += _flag_help(known[name])
-    return "\n".join([*lines, "", STATUSES])
+    return "\n".join([*lines, "", command_line.STATUSES])
 
 
 def _flag_help(flag: flags.Flag) -> list[str]:
@@ -493,20 +511,11 @@ def _flag_help(flag: flags.Flag) -> list[str]:
     if isinstance(flag, flags.EnumFlag):
         form = "=" + "|".join(flag.parser.enum_values)
         text = text.partition(">: ")[2]
+    if isinstance(flag, flags.MultiFlag):
+        text = text.partition(";\n")[0]  # after it, absl says how lists are given
     if flag.boolean and flag.default:
         form, text = "=false", f"On unless false: {text[:1].lower()}{text[1:]}"
     elif flag.default is not None and not flag.boolean:
         text += f" Default: {flag.default_as_str}".replace("'", "")
     indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
     return [f"  --{flag.name}{form}", *textwrap.wrap(text, HELP_WIDTH, **indent)]
-
-
-def _leave_the_pipe() -> int:
-    """Whoever reads has gone, as `head` does: what is left to say goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_PIPE
-
-
-def _complain(error: object) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return EXIT_USER_ERROR

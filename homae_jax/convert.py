@@ -10,38 +10,29 @@ file and writes .npz or .safetensors, with the position embedding at the file's 
 size; `model.encoder.weights` accepts the source and the result alike. `mano` reads
 MANO's official pickle without executing anything in it and writes .npz.
 
-The output appears whole or not at all; an existing file needs --overwrite. A
-foreseeable mistake ends in one line and exit status 2.
+The output appears whole or not at all; an existing file needs --overwrite.
 """
 
 import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from homae_jax import command_line
 from homae_jax.errors import UserError
-from homae_jax.hand import mano_files
-from homae_jax.models import dinov2
+
+# The readers need JAX: they are imported where they are used, so that --help and
+# mistakes answer at once.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one conversion; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        message = options.convert(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(message)
-    return 0
+    return command_line.guard(lambda: _convert(arguments))
 
 
 def convert_dinov2(
@@ -55,6 +46,8 @@ def convert_dinov2(
     Raises:
       UserError: an unreadable or unfit source, or an output that may not be written.
     """
+    from homae_jax.models import dinov2
+
     _check_output(out, (".npz", ".safetensors"), overwrite=overwrite)
     if variant:
         dinov2.find_variant(variant)
@@ -65,13 +58,14 @@ def convert_dinov2(
     dinov2.check_image_statistics(source, metadata)
     sizes = dinov2.VARIANTS[found]
     flat = dinov2.convert_state(state, sizes, name=str(source))
-    metadata = {
+    about = {
         "format": "homae_jax dinov2",
         "variant": found,
         "image_mean": dinov2.IMAGE_MEAN,
         "image_std": dinov2.IMAGE_STD,
     }
-    _write_atomically(out, lambda path: _write_arrays(path, flat, metadata))
+    described = {dinov2.METADATA_KEY: json.dumps(about)}
+    _write_atomically(out, lambda path: _write_arrays(path, flat, described))
     return found
 
 
@@ -86,26 +80,27 @@ def convert_mano(
     Raises:
       UserError: an unreadable or unfit source, or an output that may not be written.
     """
+    from homae_jax.hand import mano_files
+
     _check_output(out, (".npz",), overwrite=overwrite)
     model = mano_files.load_mano(source, side=side)
     _write_atomically(out, lambda path: mano_files.save_mano_npz(model, path))
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line too."""
+def _convert(arguments: Sequence[str] | None) -> None:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.kind:
+        parser.error("what to convert is missing: dinov2 or mano")
+    parser.require(options, "src", "out")
+    print(options.convert(options))
 
-    def error(self, message: str) -> NoReturn:
-        """Ends with status 2."""
-        self.exit(2, f"error: {message} ({self.prog} --help has examples)\n")
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m homae_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
+        prog="python -m homae_jax.convert", description=__doc__
     )
-    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="dinov2|mano")
     encoder = kinds.add_parser("dinov2", help="DINOv2 weights -> .npz or .safetensors")
     encoder.add_argument("--variant", default="", help="refuse any other variant")
     encoder.set_defaults(convert=_run_dinov2)
@@ -115,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     hand.set_defaults(convert=_run_mano)
     for kind in (encoder, hand):
-        kind.add_argument("--src", required=True, help="file to read")
-        kind.add_argument("--out", required=True, help="file to write")
+        kind.add_argument("--src", help="file to read; must be given")
+        kind.add_argument("--out", help="file to write; must be given")
         kind.add_argument("--overwrite", action="store_true", help="replace the file")
     return parser
 
@@ -162,14 +157,14 @@ def _write_atomically(out: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def _write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, object]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    text = json.dumps(metadata)
     if path.suffix == ".npz":
-        np.savez(path, **arrays, **{dinov2.METADATA_KEY: np.array(text)})
+        texts = {key: np.array(text) for key, text in metadata.items()}
+        np.savez(path, **arrays, **texts)
     else:
-        save_file(dict(arrays), path, metadata={dinov2.METADATA_KEY: text})
+        save_file(dict(arrays), path, metadata=dict(metadata))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.finish(main())

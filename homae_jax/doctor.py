@@ -22,8 +22,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from homae_jax import config_flags, runtime
-from homae_jax.errors import UserError
+from homae_jax import command_line, config_flags, runtime
 
 EXIT_ERRORS = 1
 
@@ -46,20 +45,17 @@ def main(argv: Sequence[str]) -> int:
 
 def check_dataset(arguments: Sequence[str]) -> int:
     """`doctor data`: see diagnosis/dataset.py."""
-    from homae_jax.diagnosis import dataset
 
-    try:
+    def command() -> int:
+        from homae_jax.diagnosis import dataset
+
         return dataset.main(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return config_flags.EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return config_flags.EXIT_INTERRUPTED
+
+    return command_line.guard(command)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["data"]:
         runtime.prepare()
-        sys.exit(check_dataset(sys.argv[2:]))
+        command_line.finish(check_dataset(sys.argv[2:]))
     config_flags.run(main, FLAGS)

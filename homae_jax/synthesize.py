@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from homae_jax import config_flags, lifeline
+from homae_jax import command_line, config_flags, lifeline
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
@@ -478,7 +478,7 @@ def main(argv: Sequence[str]) -> int:
         )
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
-        return config_flags.EXIT_INTERRUPTED
+        return command_line.EXIT_INTERRUPTED
     print(root)
     return 0
 

@@ -17,8 +17,8 @@ Examples:
   python launch/sweep.py --config=configs/ablations/table6.py --collect
 
 Run it again after an interruption: a training goes on from its checkpoint, and a
-setting that has its evaluation is not run again. Everything after the flags above,
-such as --config.KEY=VALUE, goes to every training.
+setting that has its evaluation is not run again. Flags of homae_jax.train, such as
+--config.KEY=VALUE, go to every training. Exits with 1 where one failed.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from homae_jax import command_line, config_flags, train
 from homae_jax.errors import UserError
 from homae_jax.evaluation import report, tables
 from homae_jax.evaluation.rendering import render
@@ -61,29 +62,26 @@ class Job(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
+    return command_line.guard(lambda: run(argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Prints, submits or runs the trainings, or collects their results."""
     options, rest = parse(argv)
-    try:
-        chosen = [name for name in options.settings.split(",") if name]
-        jobs = make_jobs(options.config, Path(options.out), rest, chosen)
-        if options.collect:
-            return collect(jobs, Path(options.out))
-        if options.slurm:
-            return submit(jobs, Path(options.out), options)
-        return run_here(jobs, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    chosen = [name for name in options.settings.split(",") if name]
+    jobs = make_jobs(options.config, Path(options.out), rest, chosen)
+    if options.collect:
+        return collect(jobs, Path(options.out))
+    if options.slurm:
+        return submit(jobs, Path(options.out), options)
+    return run_here(jobs, options)
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own flags, and the rest for the trainings."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line.Parser(prog="python launch/sweep.py", description=__doc__)
     what = parser.add_argument_group("what to run")
-    what.add_argument("--config", required=True, help="a file that has sweep()")
+    what.add_argument("--config", help="a file that has sweep(); must be given")
     what.add_argument("--settings", default="", help="only these, with commas")
     what.add_argument("--out", default="", help="folder of the runs")
     here = parser.add_argument_group("on this machine")
@@ -95,6 +93,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     look.add_argument("--dry_run", action="store_true", help="print, run nothing")
     look.add_argument("--collect", action="store_true", help="only the table")
     options, rest = parser.parse_known_args(argv)
+    parser.require(options, "config")
     options.out = options.out or f"runs/{Path(options.config).stem}"
     if Path.cwd() != ROOT:  # where the trainings run
         options.out = str(Path(options.out).resolve())
@@ -107,7 +106,8 @@ def make_jobs(
     """A training for every setting of the file's sweep(), or for the chosen ones.
 
     Raises:
-      UserError: no such file, no sweep() in it, or an unknown setting.
+      UserError: no such file, no sweep() in it, an unknown setting, or in `rest` what
+        no training takes.
     """
     settings = list(load_sweep(config))
     chosen = chosen or settings
@@ -115,6 +115,9 @@ def make_jobs(
     if unknown:
         known = ", ".join(settings)
         raise UserError(f"{config}: no setting {unknown[0]}; use one of {known}")
+    config_flags.parse(train.FLAGS, ["train", *rest])
+    for setting in chosen:
+        config_flags.load_config(f"{config}:{setting}", config_flags.overrides())
     return [
         Job(
             setting,
@@ -303,4 +306,4 @@ def collect(jobs: Sequence[Job], out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.finish(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from homae_jax import benchmark
+from homae_jax import benchmark, config_flags
 from homae_jax.benchmarks import _measure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +103,8 @@ def test_all_runs_every_section_with_its_defaults(capsys, monkeypatch):
 
     def section(name):
         def add(parser):
-            parser.add_argument("--config", default=f"{name}.py")
+            parser.add_argument("--config", dest="config_file", default=f"{name}.py")
+            config_flags.add_overrides(parser)
             parser.add_argument("--only-here", default=name)
 
         module = fake_section(add=add)
@@ -115,10 +116,36 @@ def test_all_runs_every_section_with_its_defaults(capsys, monkeypatch):
     assert status == 0
     assert list(seen) == list(benchmark.sections())
     for name, options in seen.items():
-        assert options.config == f"{name}.py" and options.only_here == name
+        assert options.config_file == f"{name}.py" and options.only_here == name
         assert options.repeats == 2
-    run(capsys, "all", "--config", "mine.py", "--json", "-")
-    assert {options.config for options in seen.values()} == {"mine.py"}
+    given = ("--config", "mine.py", "--set", "a=1", "b", "--config.c=2", "--json", "-")
+    run(capsys, "all", *given)
+    assert {options.config_file for options in seen.values()} == {"mine.py"}
+    for options in seen.values():
+        assert list(map(str, options.overrides)) == [
+            *("--config.a=1", "--config.b", "--config.c=2")
+        ]
+
+
+def test_stdout_is_left_to_the_numbers(capsys, monkeypatch):
+    def prepare(options):
+        print("made a world")
+
+    section = fake_section(add=lambda parser: parser.set_defaults(prepare=prepare))
+    monkeypatch.setattr(benchmark, "_import", lambda name: section)
+    status, out, err = run(capsys, "data", "--json", "-")
+    assert status == 0 and err == "made a world\n"
+    assert json.loads(out)["section"] == "data"
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    section = fake_section()
+    section.run = interrupt
+    monkeypatch.setattr(benchmark, "_import", lambda name: section)
+    assert run(capsys, "metrics", "--json", "-") == (130, "", "interrupted\n")
 
 
 def test_measure_counts_what_is_compiled():
@@ -147,11 +174,22 @@ def test_main_names_its_sections(capsys, arguments):
         (("mano", "--json", "nowhere/x.json"), "no such folder"),
         (("mano", "--mano", "nowhere.pkl"), "nowhere.pkl: cannot be read"),
         (("predict", "--config", "nowhere.py"), "nowhere.py: no such file"),
-        (("data", "--set", "data.roots=x"), "roots"),
+        (("mano", "--batch", "many"), "--batch: 'many': wants a whole number"),
+        (("train", "--bogus"), "unrecognized arguments: --bogus"),
+        (("data", "--set", "data.roots=x"), "--config.data.roots=x: no such key"),
+        (("data", "--set", "data.threads"), "write --config.data.threads=VALUE"),
+        (("startup", "--config.data.roots=x"), "--config.data.roots=x: no such key"),
+        (("samplers", "--config.data.roots=x"), "--config.data.roots=x: no such key"),
+        (("memory", "--config.data.threads", "x"), "wants a whole number"),
         (("train", "--set", "data.dataset=ho3d", "data.root=nowhere"), "nowhere"),
+        (("all", "--config.data.dataset=ho3d", "--config.data.root=nowhere"), "no"),
+        (("metrics", "--config.data.root=x"), "metrics has no configuration"),
     ],
 )
-def test_main_refuses_in_one_line(capsys, arguments, text):
+def test_main_refuses_in_one_line_before_it_measures(
+    capsys, monkeypatch, arguments, text
+):
+    monkeypatch.delattr(_measure, "ceiling")
     status, _, err = run(capsys, *arguments)
     assert status == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and text in err

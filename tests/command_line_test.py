@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from homae_jax import command_line
+from homae_jax.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 GROUPED = ("train", "evaluate", "predict", "synthesize", "export")
 COMMANDS = (*GROUPED, "report", "doctor", "score_ho3d", "convert", "benchmark")
@@ -26,6 +29,7 @@ def test_help_has_examples_and_fits_a_terminal(command):
     done = run(command, "--help")
     assert done.returncode == 0 and done.stderr == ""
     assert f"python -m homae_jax.{command} " in done.stdout
+    assert "Exit status: 0, done; 2, " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 88
     assert "\x1b" not in done.stdout
 
@@ -39,16 +43,59 @@ def test_help_shows_every_flag_once_in_a_group(command):
     assert text.count(":\n  --") >= 2  # groups
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_mistyped_flag_is_one_line_and_status_2(command):
-    done = run(command, "--no_such_flag=1")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *((command,) for command in COMMANDS),
+        *(("benchmark", section) for section in ("train", "mano", "all")),
+        *(("convert", "mano"), ("doctor", "data")),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_flag_is_one_line_and_status_2(words):
+    done = run(*words, "--no_such_flag=1")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "no_such_flag" in done.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_mistake():
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (UserError("what, where"), 2, "error: what, where\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: permission"),
+    ],
+)
+def test_guard_ends_in_one_line(error, status, text, capsys):
+    def command():
+        raise error
+
+    assert command_line.guard(command) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(text) and printed.count("\n") == 1
+
+
+def test_guard_lets_a_defect_through():
+    with pytest.raises(ZeroDivisionError):
+        command_line.guard(lambda: 1 // 0)
+    with pytest.raises(TimeoutError):
+        command_line.guard(lambda: (_ for _ in ()).throw(TimeoutError(110, "slow")))
+
+
+def test_parser_names_unknown_flags_before_missing_ones():
+    parser = command_line.Parser(prog="it")
+    parser.add_argument("--out")
+    with pytest.raises(UserError, match=r"unrecognized arguments: --no \(it --help"):
+        parser.parse_args(["--no"])
+    with pytest.raises(UserError, match=r"--out=\.\.\. is missing \(it --help"):
+        parser.require(parser.parse_args([]), "out")
+
+
+@pytest.mark.parametrize("command", ["predict", "convert"])
+def test_a_reader_that_leaves_early_is_no_mistake(command):
     """What `... --help | head -1` does."""
-    command = f"{sys.executable} -m homae_jax.predict --help | head -n 1"
+    command = f"{sys.executable} -m homae_jax.{command} --help | head -n 1"
     script = ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode in (0, 141) and done.stderr == ""

@@ -150,6 +150,15 @@ def test_load_config_refuses_an_argument_nobody_reads():
         config_flags.load_config("configs/common.py:long")
 
 
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [("synthetic.py", "foo"), ("ablations/table5.py", "nothing")],
+)
+def test_load_config_names_an_unknown_setting_with_the_file(config, setting):
+    with pytest.raises(UserError, match=f'{config}: no setting "{setting}": use '):
+        config_flags.load_config(f"configs/{config}:{setting}")
+
+
 def test_load_config_lists_what_there_is():
     with pytest.raises(UserError, match=r"common\.py.*did you mean common\.py"):
         config_flags.load_config("configs/comon.py")
@@ -170,6 +179,9 @@ FLAGS = flags.FlagValues()
 CONFIG = config_flags.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", FLAGS)
 NUM = flags.DEFINE_integer("num", 1, "How many.", flag_values=FLAGS)
+SHARE = flags.DEFINE_float("share", 0.5, "How much.", flag_values=FLAGS)
+FAST = flags.DEFINE_bool("fast", False, "Or slow.", flag_values=FLAGS)
+INPUT = flags.DEFINE_multi_string("input", None, "Or several.", flag_values=FLAGS)
 MODE = flags.DEFINE_enum("mode", "fast", ["fast", "slow"], "How.", FLAGS)
 
 def main(argv):
@@ -206,7 +218,10 @@ def test_run_hands_over_flags_and_configuration(tmp_path):
         (["--confg.train.steps=1"], "Unknown command line flag 'confg.train.steps'"),
         (["train.steps=3"], "unexpected argument 'train.steps=3'"),
         (["--workdir"], "Missing value for flag --workdir"),
-        (["--num=many"], "flag --num=many: invalid literal"),
+        (["--num=many"], "flag --num=many: wants a whole number (--help"),
+        (["--num=: 1.5"], "flag --num=: 1.5: wants a whole number (--help"),
+        (["--share=half"], "flag --share=half: wants a number (--help"),
+        (["--fast=maybe"], "flag --fast=maybe: wants true or false (--help"),
         (["--mode=best"], "flag --mode=best: value should be one of <fast|slow>"),
         (["--config=none.py"], "--config=none.py: no such file"),
         (
@@ -244,6 +259,7 @@ def test_run_shows_examples_and_flags_on_help(tmp_path):
     assert PROGRAM in done.stdout
     for flag in ("--config=TEXT", "--workdir=TEXT", "--mode=fast|slow"):
         assert flag in done.stdout
+    assert "  --input=TEXT\n      Or several.\n" in done.stdout
 
 
 def test_differences_lists_changed_and_new_keys():

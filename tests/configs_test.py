@@ -53,7 +53,7 @@ def test_sweep_changes_only_keys_that_exist(table):
 
 def test_sweep_refuses_an_unknown_setting():
     module = importlib.import_module("configs.ablations.table6")
-    with pytest.raises(ValueError, match="patches_4"):
+    with pytest.raises(UserError, match="patches_4"):
         module.get_config("patches_5")
 
 

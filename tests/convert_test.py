@@ -149,6 +149,30 @@ def test_convert_leaves_nothing_when_writing_fails(source, tmp_path, monkeypatch
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "what to convert is missing: dinov2 or mano"),
+        (["mano", "--out=x.npz"], "--src=... is missing"),
+        (["mano", "--bogus"], "unrecognized arguments: --bogus"),
+        (["hand"], "invalid choice: 'hand'"),
+    ],
+)
+def test_convert_names_a_mistyped_command_line(arguments, text, capsys):
+    assert convert.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_convert_ends_in_a_line_on_ctrl_c(tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "convert_mano", interrupt)
+    assert convert.main(["mano", "--src=x", f"--out={tmp_path}/out.npz"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
 @pytest.fixture
 def mano_pickle(tmp_path):
     """The project's own hand in the official layout."""

@@ -133,10 +133,17 @@ def test_collect_orders_settings_as_the_sweep_does(tmp_path, capsys):
         (["--config=configs/nowhere.py"], "no such file"),
         (["--config=configs/common.py"], "has no sweep()"),
         ([f"--config={CONFIG}", "--settings=patches_5"], "no setting patches_5"),
+        (
+            [f"--config={CONFIG}", "--config.data.rot=3"],
+            "did you mean --config.data.ro",
+        ),
+        ([f"--config={CONFIG}", "--config.train.steps=few"], "wants a whole number"),
+        ([f"--config={CONFIG}", "--alow_cpu"], "flag 'alow_cpu'. Did you mean"),
+        (["--gpus=0"], "--config=... is missing"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
-    assert sweep.main(arguments) == 2
+    assert sweep.main([*arguments, "--dry_run"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 

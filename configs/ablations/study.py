@@ -5,6 +5,7 @@ from collections.abc import Callable
 import ml_collections
 
 from configs import ho3d
+from homae_jax.errors import UserError
 
 Sweep = dict[str, dict[str, object]]
 
@@ -16,9 +17,8 @@ def config_of(sweep: Callable[[], Sweep]) -> Callable[..., ml_collections.Config
         settings = sweep()
         setting = setting or list(settings)[-1]
         if setting not in settings:
-            raise ValueError(
-                f"no setting {setting!r}: use one of {', '.join(settings)}"
-            )
+            known = ", ".join(settings)
+            raise UserError(f'no setting "{setting}": use one of {known}')
         c = ho3d.get_config()
         c.name = f"ho3d_{setting}"
         c.sweep = setting

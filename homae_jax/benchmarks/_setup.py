@@ -1,4 +1,8 @@
-"""A configuration's network and one real batch, for the sections that need them."""
+"""A configuration's network and one real batch, for the sections that need them.
+
+What a section's `add_arguments` sets as `prepare` opens what the user named, before
+anything is measured: its mistakes come at once.
+"""
 
 import argparse
 from typing import Any, NamedTuple
@@ -25,40 +29,35 @@ class Setup(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every section that runs the network."""
-    parser.add_argument("--config", default=CONFIG, help="configuration file")
+    add_config(parser)
     parser.add_argument(
         "--batch", type=int, help="pictures; default: the configuration's"
     )
-    add_overrides(parser)
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """The option that overrides keys of a configuration."""
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """A configuration, which is `options.config` once it is prepared."""
     parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="KEY=VALUE",
-        help="overrides, such as data.root=/data/HO3D_v2 model.dtype=bfloat16",
+        "--config",
+        dest="config_file",
+        default=CONFIG,
+        metavar="FILE",
+        help=f"configuration file; default: {CONFIG}",
     )
+    config_flags.add_overrides(parser)
+    parser.set_defaults(prepare=_load_config)
 
 
-def read_overrides(options: argparse.Namespace) -> list[config_flags.Override]:
-    """What was given to `--set`."""
-    pairs = [override.partition("=") for override in options.set]
-    return [config_flags.Override(key, value) for key, _, value in pairs]
-
-
-def load_config(options: argparse.Namespace) -> Any:
-    """The configuration with its overrides; the data made ready."""
-    config = config_flags.load_config(options.config, read_overrides(options))
+def _load_config(options: argparse.Namespace) -> None:
+    config = config_flags.load_config(options.config_file, options.overrides)
     assembly.prepare_data(config)
-    return config
+    assembly.check_split(config, config.data.train_split)
+    options.config = config
 
 
 def build(options: argparse.Namespace) -> Setup:
     """Reads the data set's first frames and makes fresh parameters."""
-    config = load_config(options)
+    config = options.config
     parts = assembly.build_parts(config)
     source = assembly.build_source(config, config.data.train_split)
     config.evaluate.batch_size = options.batch or config.train.batch_size

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """One core alone, then the pipeline with its threads and workers."""
-    config = _setup.load_config(options)
+    config = options.config
     if options.batch:
         config.train.batch_size = options.batch
     source = assembly.build_source(config, config.data.train_split)

@@ -29,12 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
     _peer.add_arguments(parser)
+    parser.set_defaults(prepare=_load_model)
+
+
+def _load_model(options: argparse.Namespace) -> None:
+    options.model = load_mano(options.mano) if options.mano else _random_model()
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """Forward, then forward and backward, at every batch size."""
-    model = load_mano(options.mano) if options.mano else _random_model()
-    model = jax.tree.map(jnp.asarray, model)
+    model = jax.tree.map(jnp.asarray, options.model)
     forward, backward = jax.jit(_forward), jax.jit(jax.grad(_loss, argnums=(1, 2)))
     for num in options.batch:
         keys = jax.random.split(jax.random.key(0))

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """One plan per number of passes."""
-    config = _setup.load_config(options)
+    config = options.config
     num = options.batch or config.train.batch_size
     parts = assembly.build_parts(config)
     params = assembly.param_shapes(config, parts)

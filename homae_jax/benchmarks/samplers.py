@@ -16,7 +16,7 @@ import numpy as np
 
 import homae_jax
 from homae_jax import assembly, config_flags
-from homae_jax.benchmarks import _counts, _setup
+from homae_jax.benchmarks import _counts
 from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.schema import Outputs
 
@@ -48,7 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pictures", type=int, default=24)
     parser.add_argument("--batch", type=int, default=8)
-    _setup.add_overrides(parser)
+    config_flags.add_overrides(parser)
+    parser.set_defaults(prepare=_open_run)
+
+
+def _open_run(options: argparse.Namespace) -> None:
+    options.stored = assembly.open_run(options.run)
+    config_flags.apply_overrides(options.stored.config, options.overrides)
+    assembly.prepare_data(options.stored.config)
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
@@ -121,10 +128,7 @@ def overlap(dense: np.ndarray, fine: np.ndarray, *, grid_size: int) -> np.ndarra
 
 
 def _open(options: argparse.Namespace) -> Pictures:
-    stored = assembly.open_run(options.run)
-    config = stored.config
-    config_flags.apply_overrides(config, _setup.read_overrides(options))
-    assembly.prepare_data(config)
+    stored, config = options.stored, options.stored.config
     parts = assembly.build_parts(config)
     params = assembly.load_params(
         stored.folder, assembly.param_shapes(config, parts), stored.step

@@ -23,8 +23,7 @@ FIRST_STEP = "compiled in"  # what the training says after its first step
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
-    parser.add_argument("--config", default=_setup.CONFIG, help="configuration file")
-    _setup.add_overrides(parser)
+    _setup.add_config(parser)
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
@@ -36,7 +35,6 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
         arguments = ["-m", f"homae_jax.{command}", "--help"]
         call = lambda arguments=arguments: _call(arguments)  # noqa: E731
         yield _measure(call, f"{command} --help", repeats)
-    _setup.load_config(options)  # makes the synthetic world
     yield _measure(lambda: _first_step(options), "train, to its first step", repeats)
 
 
@@ -49,8 +47,8 @@ def _first_step(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as workdir:
         command = [
             *(sys.executable, "-m", "homae_jax.train", f"--workdir={workdir}/run"),
-            f"--config={options.config}",
-            *(f"--config.{override}" for override in options.set),
+            f"--config={options.config_file}",
+            *map(str, options.overrides),
         ]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

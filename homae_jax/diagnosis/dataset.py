@@ -7,7 +7,7 @@ prints counts beside the published ones, missing files, and frames left out with
 reasons. Into --out go `missing.txt` and `left_out.csv` with every name, and a picture
 `frames_<split>.png` of random frames with their labels: K, joints, boxes, the object's
 outline, masks. A frame's caption says how far its labels agree: outline and mask (IoU),
-depth, MANO.
+depth, MANO. Exits with 1 where files are missing.
 """
 
 import argparse
@@ -15,11 +15,10 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from homae_jax import runtime
+from homae_jax import command_line, runtime
 from homae_jax.data import dexycb_files
 from homae_jax.diagnosis import dexycb_tree, ho3d_tree
 from homae_jax.diagnosis.survey import Survey
@@ -135,24 +134,17 @@ def _folder(chosen: str | None, default: Path) -> Path | None:
     return path
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message} (--help lists the options)")
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="python -m homae_jax.doctor data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--root", required=True, help="the data set's folder")
+    prog = "python -m homae_jax.doctor data"
+    parser = command_line.Parser(prog=prog, description=__doc__)
+    parser.add_argument("--root", help="the data set's folder; must be given")
     parser.add_argument(
         "--dataset", choices=sorted(SURVEYS), help="default: what the folder looks like"
     )
     parser.add_argument(
-        "--out", default="doctor_data", help="folder for lists and pictures"
+        "--out",
+        default="doctor_data",
+        help="folder for lists and pictures; default: ./doctor_data",
     )
     parser.add_argument("--models", help="YCB models; default: ROOT/models")
     parser.add_argument("--mano", help="default: ROOT/mano/MANO_RIGHT.pkl")
@@ -160,4 +152,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--frames", type=int, default=6, help="frames to draw of each split (6)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random frames (0)")
-    return parser.parse_args(list(arguments))
+    options = parser.parse_args(arguments)
+    parser.require(options, "root")
+    return options

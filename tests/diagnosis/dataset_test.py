@@ -137,7 +137,9 @@ def test_long_lists_are_cut_on_the_console():
     ("arguments", "message"),
     [
         (["--root=/nowhere"], "no such folder"),
-        ([], "--root"),
+        ([], "--root=... is missing"),
+        (["--bogus=1"], "unrecognized arguments: --bogus=1"),
+        (["--root=/tmp", "--frames=x"], "--frames: 'x': wants a whole number"),
         (["--root=/tmp", "--dataset=coco"], "invalid choice"),
         (["--root=/", "--out=x"], "neither HO-3D"),
     ],
@@ -146,6 +148,12 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     assert doctor.check_dataset(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_help_says_where_the_report_goes(capsys):
+    with pytest.raises(SystemExit):
+        doctor.check_dataset(["--help"])
+    assert "default: ./doctor_data" in capsys.readouterr().out
 
 
 def test_object_fit_sees_a_shift_and_a_wrong_depth(ho3d):
