@@ -18,6 +18,7 @@ from homae_jax.models.products import einsum, from_bits, to_bits
 from homae_jax.models.xla_cpu import is_for_cpu, written_out
 
 CACHE_BYTES = 2**20  # of weights that stay at hand between two products
+CUDNN_MULTIPLE = 8  # of tokens; JAX refuses odd numbers where there is a gradient
 
 
 def self_attention(
@@ -31,9 +32,9 @@ def self_attention(
     """Attention among tokens, products in `dtype`; `implementation` is JAX's."""
     if is_for_cpu():
         return _on_cpu(query, key, value, dtype)
-    return jax.nn.dot_product_attention(
-        query, key, value, implementation=implementation
-    )
+    if implementation == "cudnn":
+        return _by_cudnn(query, key, value)
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
 def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
@@ -62,6 +63,24 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
         return _on_cpu(query, key, value, dtype, mask, kept, share)
 
     return attend
+
+
+def _by_cudnn(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b n h d"],
+    value: Float[Array, "b n h d"],
+) -> Float[Array, "b n h d"]:
+    """Attention of cuDNN among `CUDNN_MULTIPLE`s of tokens, of which it reads n."""
+    batch, num = query.shape[:2]
+    missing = (0, 0), (0, -num % CUDNN_MULTIPLE), (0, 0), (0, 0)
+    lengths = jnp.full(batch, num, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        *(jnp.pad(x, missing) for x in (query, key, value)),
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+    return out[:, :num]
 
 
 def _on_cpu(

@@ -1,5 +1,7 @@
 """Attention on a CPU against JAX's and flax's own, at once and head by head."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -94,3 +96,42 @@ def test_elsewhere_it_is_their_own():
     assert made is nn.dot_product_attention
     want = jax.nn.dot_product_attention(*inputs, implementation="xla")
     np.testing.assert_array_equal(out, want)
+
+
+@pytest.mark.parametrize("num_tokens", [257, 261, 264])
+def test_cudnn_takes_any_number_of_tokens_under_a_gradient(monkeypatch, num_tokens):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    library = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(library, lambda: 90800)
+    tokens = jax.ShapeDtypeStruct((BATCH, num_tokens, HEADS, 64), jnp.bfloat16)
+
+    def total(*inputs):
+        out = attention.self_attention(*inputs, jnp.bfloat16, implementation="cudnn")
+        assert out.shape == tokens.shape
+        return jnp.sum(out.astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(*[tokens] * 3)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = [line for line in text.splitlines() if "stablehlo.custom_call" in line]
+    assert len(calls) == 2 and all("__cudnn$fmhaSoftmax" in call for call in calls)
+    assert all(f"tensor<{BATCH}x264x{HEADS}x64xbf16>" in call for call in calls)
+
+
+def test_tokens_that_cudnn_is_padded_with_change_nothing(monkeypatch):
+    inputs = [x.astype(jnp.bfloat16) for x in make_inputs()]
+    plain = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+
+    def in_cudnns_place(*padded, implementation, **lengths):
+        assert implementation == "cudnn" and padded[0].shape[1] == 16
+        return plain(*padded, **lengths)
+
+    want = value_and_gradient(plain, inputs)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
+    with as_on_accelerators():
+        ours = value_and_gradient(
+            lambda *x: attention.self_attention(
+                *x, jnp.bfloat16, implementation="cudnn"
+            ),
+            inputs,
+        )
+    assert_same(ours, want)
