@@ -3,6 +3,7 @@
 Elsewhere these are JAX's and flax's own functions. On a CPU the weights of all heads
 and pictures at once (13 MB in a layer of ViT-S on eight pictures) would leave the
 processor's cache between product, softmax and product; head by head they stay there.
+The softmax is float32 everywhere.
 """
 
 import functools
@@ -40,11 +41,11 @@ def self_attention(
 def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
     """For `flax.linen.MultiHeadDotProductAttention`: its own attention, draws included.
 
-    Products run in `dtype`. As by flax's default, what is dropped is dropped in every
-    head and picture.
+    Products run in `dtype`, the softmax in float32. As by flax's default, what is
+    dropped is dropped in every head and picture.
     """
     if not is_for_cpu():
-        return nn.dot_product_attention
+        return _with_flax
 
     def attend(
         query: Float[Array, "b n h d"],
@@ -63,6 +64,28 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
         return _on_cpu(query, key, value, dtype, mask, kept, share)
 
     return attend
+
+
+def _with_flax(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b m h d"],
+    value: Float[Array, "b m h d"],
+    mask: Bool[Array, "1 1 n m"] | None = None,
+    dropout_rng: Array | None = None,
+    dropout_rate: float = 0.0,
+    deterministic: bool = False,
+) -> Float[Array, "b n h d"]:
+    """flax's attention; its softmax alone is float32, not the product after it too."""
+    weights = nn.dot_product_attention_weights(
+        query,
+        key,
+        mask=mask,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        deterministic=deterministic,
+        force_fp32_for_softmax=True,
+    )
+    return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value)
 
 
 def _by_cudnn(

@@ -1,6 +1,7 @@
 """Attention on a CPU against JAX's and flax's own, at once and head by head."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -91,9 +92,7 @@ def test_multi_head_attention_takes_it(way):
 def test_elsewhere_it_is_their_own():
     inputs = [x.astype(jnp.bfloat16) for x in make_inputs()]
     with as_on_accelerators():
-        made = attention.attention_with_dropout(jnp.bfloat16)
         out = attention.self_attention(*inputs, jnp.bfloat16, implementation="xla")
-    assert made is nn.dot_product_attention
     want = jax.nn.dot_product_attention(*inputs, implementation="xla")
     np.testing.assert_array_equal(out, want)
 
@@ -115,6 +114,25 @@ def test_cudnn_takes_any_number_of_tokens_under_a_gradient(monkeypatch, num_toke
     calls = [line for line in text.splitlines() if "stablehlo.custom_call" in line]
     assert len(calls) == 2 and all("__cudnn$fmhaSoftmax" in call for call in calls)
     assert all(f"tensor<{BATCH}x264x{HEADS}x64xbf16>" in call for call in calls)
+
+
+def test_elsewhere_dropout_is_flaxs_and_the_softmax_float32():
+    inputs = make_inputs(num_keys=5)
+    mask = jnp.tri(TOKENS, 5, dtype=bool)[None, None]
+    options = {"mask": mask, "dropout_rng": jax.random.key(2), "dropout_rate": 0.3}
+    with as_on_accelerators():
+        attend = attention.attention_with_dropout(jnp.bfloat16)
+    for deterministic in (False, True):
+        options["deterministic"] = deterministic
+        ours = value_and_gradient(lambda *x: attend(*x, **options), inputs)
+        theirs = value_and_gradient(
+            lambda *x: nn.dot_product_attention(*x, **options), inputs
+        )
+        assert_same(ours, theirs)
+    low = [x.astype(jnp.bfloat16) for x in inputs]
+    program = str(jax.make_jaxpr(lambda *x: attend(*x, **options))(*low))
+    results = re.findall(r":(\w+)\[[\d,]*\] = (exp|dot_general)\b", program)
+    assert set(results) == {("f32", "exp"), ("bf16", "dot_general")}
 
 
 def test_tokens_that_cudnn_is_padded_with_change_nothing(monkeypatch):
