@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from homae_jax.errors import UserError
 from homae_jax.models.products import einsum, from_bits, to_bits
-from homae_jax.models.xla_cpu import is_for_cpu, written_out
+from homae_jax.models.xla_cpu import is_for_cpu, is_for_gpu_here, written_out
 
 CACHE_BYTES = 2**20  # of weights that stay at hand between two products
 CUDNN_MULTIPLE = 8  # of tokens; JAX refuses odd numbers where there is a gradient
@@ -30,12 +31,37 @@ def self_attention(
     *,
     implementation: str,
 ) -> Float[Array, "b n h d"]:
-    """Attention among tokens, products in `dtype`; `implementation` is JAX's."""
+    """Attention among tokens, products in `dtype`; `implementation` is JAX's.
+
+    Where cuDNN cannot be had it is XLA's: the answers are the same up to rounding.
+    """
     if is_for_cpu():
         return _on_cpu(query, key, value, dtype)
-    if implementation == "cudnn":
+    if implementation == "cudnn" and _lacking_for_cudnn(dtype) is None:
         return _by_cudnn(query, key, value)
     return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def check_implementation(implementation: str, dtype: DTypeLike) -> None:
+    """Raises UserError where a run would not be trained with what it asks for."""
+    lacking = _lacking_for_cudnn(dtype) if implementation == "cudnn" else None
+    if lacking is not None:
+        raise UserError(
+            f"model.encoder.attention=cudnn needs {lacking}: use attention=xla"
+        )
+
+
+def _lacking_for_cudnn(dtype: DTypeLike) -> str | None:
+    """What cuDNN's attention needs and does not find; None: nothing."""
+    if jnp.dtype(dtype).itemsize != 2:
+        return f"model.dtype=bfloat16, got {jnp.dtype(dtype).name}"
+    if not is_for_gpu_here():
+        return f"an NVIDIA GPU, this run is on {jax.default_backend()}"
+    capability = getattr(jax.local_devices()[0], "compute_capability", "8.0")
+    major = capability.partition(".")[0]
+    if not major.isdigit() or int(major) < 8:
+        return f"an NVIDIA GPU of compute capability 8.0 or more, got {capability}"
+    return None
 
 
 def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from homae_jax.errors import UserError
 from homae_jax.models import attention
 from homae_jax.models.xla_cpu import as_on_accelerators
 
@@ -143,13 +145,37 @@ def test_tokens_that_cudnn_is_padded_with_change_nothing(monkeypatch):
         assert implementation == "cudnn" and padded[0].shape[1] == 16
         return plain(*padded, **lengths)
 
+    def ours(*inputs):
+        return attention.self_attention(*inputs, jnp.bfloat16, implementation="cudnn")
+
     want = value_and_gradient(plain, inputs)
+    with as_on_accelerators():  # and where there is no cuDNN
+        assert_same(value_and_gradient(ours, inputs), want)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
-    with as_on_accelerators():
-        ours = value_and_gradient(
-            lambda *x: attention.self_attention(
-                *x, jnp.bfloat16, implementation="cudnn"
-            ),
-            inputs,
-        )
-    assert_same(ours, want)
+    assert_same(value_and_gradient(ours, inputs), want)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend", "capability", "lacking"),
+    [
+        ("float32", "gpu", "9.0", "needs model.dtype=bfloat16, got float32"),
+        ("bfloat16", "cpu", "9.0", "needs an NVIDIA GPU, this run is on cpu"),
+        ("bfloat16", "gpu", "7.5", "capability 8.0 or more, got 7.5"),
+        ("bfloat16", "gpu", "gfx90a", "capability 8.0 or more, got gfx90a"),
+        ("bfloat16", "gpu", "12.0", None),
+        ("bfloat16", "gpu", "8.0", None),
+    ],
+)
+def test_a_training_with_cudnn_is_refused_where_it_cannot_be(
+    monkeypatch, dtype, backend, capability, lacking
+):
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    attention.check_implementation("xla", dtype)
+    if lacking is None:
+        attention.check_implementation("cudnn", dtype)
+    else:
+        with pytest.raises(UserError, match=lacking):
+            attention.check_implementation("cudnn", dtype)
