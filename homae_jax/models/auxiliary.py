@@ -55,7 +55,7 @@ class AuxiliaryHead(nn.Module):
         tokens = nn.gelu(dense(self.width, self.dtype, name="token")(tokens))
         logits = read_out(_PARTS, self.dtype, name="attend")(tokens)
         attention = jax.nn.softmax(logits, axis=1)
-        place = jnp.einsum("bnk,nc->bkc", attention, cells)
+        place = jnp.einsum("bnk,nc->bkc", attention, cells, precision="highest")
         gathered = jnp.einsum("bnk,bnd->bkd", attention.astype(tokens.dtype), tokens)
         flat = jnp.concatenate(
             [gathered.reshape(batch, -1), place.reshape(batch, -1)], axis=-1
