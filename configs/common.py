@@ -114,7 +114,7 @@ def _encoder() -> ConfigDict:
     e.weights = ""  # DINOv2 checkpoint; "" = random initialisation (logged)
     e.freeze = False
     e.width_out = 256  # channels of F [P eq. 8]
-    e.attention = "xla"  # "xla" | "cudnn"
+    e.attention = "xla"  # "xla" | "cudnn" (bfloat16; NVIDIA, capability 8.0 or more)
     e.remat = False  # recompute blocks in the backward pass to save memory
     e.drop_path = 0.0
     return e

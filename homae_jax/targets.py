@@ -127,7 +127,7 @@ def joint_heatmap(batch: Batch, *, sigma_px: float) -> Float[Array, "b s s"]:
         jnp.exp(-((axis[None, None] - cells[..., i, None]) ** 2) / (2 * sigma_px**2))
         for i in (0, 1)
     )
-    total = jnp.einsum("bjh,bjw->bhw", y, x) * HEATMAP_PEAK
+    total = jnp.einsum("bjh,bjw->bhw", y, x, precision="highest") * HEATMAP_PEAK
     return jnp.where(has_hand, total, 0.0)
 
 

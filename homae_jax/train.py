@@ -217,6 +217,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
     import jax
 
     from homae_jax import assembly, scoring
+    from homae_jax.models import attention
     from homae_jax.training import parallel
 
     if _is_first():
@@ -226,6 +227,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
         assembly.prepare_data(config)  # made by the first, found by the others
     scoring.check(config)  # now, not after the last step
     parts = assembly.build_parts(config)
+    attention.check_implementation(parts.model.encoder["attention"], parts.model.dtype)
     parallel.check_same_everywhere(
         "model.dtype (1: bfloat16)",
         int(parts.model.dtype == "bfloat16"),

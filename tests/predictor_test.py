@@ -42,6 +42,7 @@ def write_export(folder, *, auxiliary, programs=False):
     """A toy network as an export that holds hand and objects."""
     config = toy_config()
     config.data.root, config.model.auxiliary = "", auxiliary
+    config.model.encoder.attention = "cudnn"  # as a run from a GPU
     model = assembly.build_model(config)
     points = jnp.zeros((2, 12, 3)), jnp.zeros((2, 8, 3))
     targets = Targets(*[None] * len(Targets._fields))._replace(
@@ -110,6 +111,12 @@ def test_predictor_answers_in_the_frame_of_the_picture(result):
     for part in ("hand", "object"):
         box = getattr(result, f"{part}_box_px")
         np.testing.assert_allclose(box, GIVEN[f"{part}_box_px"], atol=1e-3)
+
+
+def test_a_run_trained_with_cudnn_answers_where_there_is_none(predict, result):
+    assert predict.model.encoder["attention"] == "cudnn"
+    assert jax.default_backend() == "cpu"
+    assert np.isfinite(result.joints_cam).all()
 
 
 def test_prediction_projects_alike_in_picture_and_crop(result):

@@ -165,6 +165,12 @@ def test_point_jitter_grows_within_each_epoch(step, wanted):
     assert float(got) == pytest.approx(wanted)
 
 
+def test_joint_heatmap_is_no_rougher_where_products_are(batch):
+    program = jax.make_jaxpr(lambda b: targets.joint_heatmap(b, sigma_px=1.25))(batch)
+    products = str(program).split("dot_general[")[1:]
+    assert products and all("Precision.HIGHEST" in each for each in products)
+
+
 def test_joint_heatmap_is_the_sum_of_gaussians_at_the_joints(batch):
     got = np.asarray(targets.joint_heatmap(batch, sigma_px=1.25))
     pixels = camera.project(np.asarray(batch.joints), np.asarray(batch.intrinsics))

@@ -13,7 +13,7 @@ import chex
 import jax
 import pytest
 
-from homae_jax import assembly, config_flags, train
+from homae_jax import assembly, config_flags, scoring, train
 from homae_jax.config_flags import Override
 from homae_jax.errors import UserError
 from homae_jax.training import checkpoint, parallel
@@ -237,6 +237,21 @@ def test_what_cannot_be_scored_is_said_before_the_first_step(
     overrides = [Override("data.root", str(tmp_path)), Override(key, value)]
     config = config_flags.load_config(str(ROOT / f"configs/{name}.py"), overrides)
     with pytest.raises(UserError, match=re.escape(message)):
+        train.open_run(config, tmp_path / "run")
+
+
+def test_an_attention_that_this_device_lacks_is_refused_before_the_first_step(
+    monkeypatch, tmp_path
+):
+    overrides = [Override("model.encoder.attention", "cudnn")]
+    overrides += [Override("model.dtype", "bfloat16")]
+    path = str(ROOT / "configs/synthetic.py")
+    config = config_flags.load_config(path, overrides)
+    parts = SimpleNamespace(model=assembly.build_model(config))
+    monkeypatch.setattr(assembly, "prepare_data", lambda config: None)
+    monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    monkeypatch.setattr(scoring, "check", lambda config: None)
+    with pytest.raises(UserError, match="needs an NVIDIA GPU, this run is on cpu"):
         train.open_run(config, tmp_path / "run")
 
 

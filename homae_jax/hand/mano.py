@@ -27,7 +27,7 @@ FINGERTIPS = {
     "ho3d_2020": (745, 320, 444, 555, 657),
 }
 
-SKINNED_AT_ONCE = 128  # hands: what is blended for more leaves a processor's cache
+SKINNED_AT_ONCE = 128  # hands on a CPU: what is blended for more leaves its cache
 
 
 class ManoModel(NamedTuple):
@@ -104,7 +104,7 @@ def _skin(
         turned = sum(blended[:, axis] * posed[None, axis] for axis in range(3))
         return (turned + blended[:, 3]).T
 
-    if len(moves) <= SKINNED_AT_ONCE:
+    if jax.default_backend() != "cpu" or len(moves) <= SKINNED_AT_ONCE:
         return jax.vmap(skin)((coefficients, moves))
     return jax.lax.map(skin, (coefficients, moves), batch_size=SKINNED_AT_ONCE)
 

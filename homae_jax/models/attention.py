@@ -3,6 +3,7 @@
 Elsewhere these are JAX's and flax's own functions. On a CPU the weights of all heads
 and pictures at once (13 MB in a layer of ViT-S on eight pictures) would leave the
 processor's cache between product, softmax and product; head by head they stay there.
+The softmax is float32 everywhere.
 """
 
 import functools
@@ -14,10 +15,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from homae_jax.errors import UserError
 from homae_jax.models.products import einsum, from_bits, to_bits
-from homae_jax.models.xla_cpu import is_for_cpu, written_out
+from homae_jax.models.xla_cpu import is_for_cpu, is_for_gpu_here, written_out
 
 CACHE_BYTES = 2**20  # of weights that stay at hand between two products
+CUDNN_MULTIPLE = 8  # of tokens; JAX refuses odd numbers where there is a gradient
 
 
 def self_attention(
@@ -28,22 +31,47 @@ def self_attention(
     *,
     implementation: str,
 ) -> Float[Array, "b n h d"]:
-    """Attention among tokens, products in `dtype`; `implementation` is JAX's."""
+    """Attention among tokens, products in `dtype`; `implementation` is JAX's.
+
+    Where cuDNN cannot be had it is XLA's: the answers are the same up to rounding.
+    """
     if is_for_cpu():
         return _on_cpu(query, key, value, dtype)
-    return jax.nn.dot_product_attention(
-        query, key, value, implementation=implementation
-    )
+    if implementation == "cudnn" and _lacking_for_cudnn(dtype) is None:
+        return _by_cudnn(query, key, value)
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def check_implementation(implementation: str, dtype: DTypeLike) -> None:
+    """Raises UserError where a run would not be trained with what it asks for."""
+    lacking = _lacking_for_cudnn(dtype) if implementation == "cudnn" else None
+    if lacking is not None:
+        raise UserError(
+            f"model.encoder.attention=cudnn needs {lacking}: use attention=xla"
+        )
+
+
+def _lacking_for_cudnn(dtype: DTypeLike) -> str | None:
+    """What cuDNN's attention needs and does not find; None: nothing."""
+    if jnp.dtype(dtype).itemsize != 2:
+        return f"model.dtype=bfloat16, got {jnp.dtype(dtype).name}"
+    if not is_for_gpu_here():
+        return f"an NVIDIA GPU, this run is on {jax.default_backend()}"
+    capability = getattr(jax.local_devices()[0], "compute_capability", "8.0")
+    major = capability.partition(".")[0]
+    if not major.isdigit() or int(major) < 8:
+        return f"an NVIDIA GPU of compute capability 8.0 or more, got {capability}"
+    return None
 
 
 def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
     """For `flax.linen.MultiHeadDotProductAttention`: its own attention, draws included.
 
-    Products run in `dtype`. As by flax's default, what is dropped is dropped in every
-    head and picture.
+    Products run in `dtype`, the softmax in float32. As by flax's default, what is
+    dropped is dropped in every head and picture.
     """
     if not is_for_cpu():
-        return nn.dot_product_attention
+        return _with_flax
 
     def attend(
         query: Float[Array, "b n h d"],
@@ -62,6 +90,46 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
         return _on_cpu(query, key, value, dtype, mask, kept, share)
 
     return attend
+
+
+def _with_flax(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b m h d"],
+    value: Float[Array, "b m h d"],
+    mask: Bool[Array, "1 1 n m"] | None = None,
+    dropout_rng: Array | None = None,
+    dropout_rate: float = 0.0,
+    deterministic: bool = False,
+) -> Float[Array, "b n h d"]:
+    """flax's attention; its softmax alone is float32, not the product after it too."""
+    weights = nn.dot_product_attention_weights(
+        query,
+        key,
+        mask=mask,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        deterministic=deterministic,
+        force_fp32_for_softmax=True,
+    )
+    return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value)
+
+
+def _by_cudnn(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b n h d"],
+    value: Float[Array, "b n h d"],
+) -> Float[Array, "b n h d"]:
+    """Attention of cuDNN among `CUDNN_MULTIPLE`s of tokens, of which it reads n."""
+    batch, num = query.shape[:2]
+    missing = (0, 0), (0, -num % CUDNN_MULTIPLE), (0, 0), (0, 0)
+    lengths = jnp.full(batch, num, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        *(jnp.pad(x, missing) for x in (query, key, value)),
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+    return out[:, :num]
 
 
 def _on_cpu(

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from homae_jax.geometry import camera
 from homae_jax.models.norms import LayerNorm
-from homae_jax.models.products import between, dense
+from homae_jax.models.products import between, dense, read_out
 from homae_jax.schema import Located
 
 NUM_OBJECTS = 21  # rows of ObjectTemplates that can be named: all of YCB-Video
@@ -53,9 +53,9 @@ class AuxiliaryHead(nn.Module):
         tokens = jnp.concatenate([tokens, places.astype(tokens.dtype)], axis=-1)
         tokens = LayerNorm(between(self.dtype), name="norm")(tokens)
         tokens = nn.gelu(dense(self.width, self.dtype, name="token")(tokens))
-        logits = dense(_PARTS, self.dtype, name="attend")(tokens)
-        attention = jax.nn.softmax(logits.astype(jnp.float32), axis=1)
-        place = jnp.einsum("bnk,nc->bkc", attention, cells)
+        logits = read_out(_PARTS, self.dtype, name="attend")(tokens)
+        attention = jax.nn.softmax(logits, axis=1)
+        place = jnp.einsum("bnk,nc->bkc", attention, cells, precision="highest")
         gathered = jnp.einsum("bnk,bnd->bkd", attention.astype(tokens.dtype), tokens)
         flat = jnp.concatenate(
             [gathered.reshape(batch, -1), place.reshape(batch, -1)], axis=-1

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from homae_jax.errors import UserError
 from homae_jax.models.activations import gelu
 from homae_jax.models.norms import LayerNorm
-from homae_jax.models.products import between, dense
+from homae_jax.models.products import between, dense, read_out
 
 STRIDES = (8, 4, 2)  # of the levels after the first, px
 NUM_LEVELS = 1 + len(STRIDES)
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
                 x = pixel_shuffle(expanded)
             x = Level(width, hidden, self.dtype, name=f"level_{i}")(x)
             levels.append(x)
-        maps = dense(3, self.dtype, name="maps")(x).astype(jnp.float32)
+        maps = read_out(3, self.dtype, name="maps")(x)
         return DecoderOutput(
             levels=tuple(levels),
             heatmap=maps[..., 0],
@@ -86,8 +86,7 @@ class Decoder(nn.Module):
         )
 
     def _image(self, x: Float[Array, "b s s c"]) -> Float[Array, "b h w 3"]:
-        values = dense(4 * 3, self.dtype, name="image")(x)
-        return pixel_shuffle(values).astype(jnp.float32)
+        return pixel_shuffle(read_out(4 * 3, self.dtype, name="image")(x))
 
     def _resize(self, x: Float[Array, "b s s c"], size: int) -> Float[Array, "b t t c"]:
         return jax.image.resize(x, (x.shape[0], size, size, x.shape[-1]), "bilinear")

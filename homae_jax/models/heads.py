@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from homae_jax.models.attention import attention_with_dropout
 from homae_jax.models.norms import LayerNorm
-from homae_jax.models.products import between, dense, dot_general_in
+from homae_jax.models.products import between, dense, dot_general_in, read_out
 from homae_jax.models.xla_cpu import written_out
 
 NUM_ROTATIONS = 16
@@ -91,7 +91,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
         x = nn.relu(dense(self.width, self.dtype, name="dense_0")(x))
         x = nn.relu(dense(self.width, self.dtype, name="dense_1")(x))
-        out = dense(
+        return read_out(
             self.width_out,
             self.dtype,
             kernel_init=nn.initializers.variance_scaling(
@@ -100,7 +100,6 @@ class Mlp(nn.Module):
             bias_init=self.bias_init,
             name="out",
         )(x)
-        return out.astype(jnp.float32)
 
 
 def identity_bias(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:

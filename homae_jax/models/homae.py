@@ -349,11 +349,15 @@ class _Field:
         # Unbound: the sampler may run inside a branch or a loop of JAX.
         head, head_variables = getattr(self._model, f"sdf_{target}").unbind()
         features, feature_variables = self._model.point_features.unbind()
+        # What comes of the search takes no gradient: it is not traced through either.
+        maps, head_variables, feature_variables = jax.lax.stop_gradient(
+            (self._maps, head_variables, feature_variables)
+        )
         box_px = self._box[target]
 
         def sdf(points: Array) -> Array:
             pixels = self._to_px(target, points)
-            f_img = features.apply(feature_variables, self._maps, pixels, method="read")
+            f_img = features.apply(feature_variables, maps, pixels, method="read")
             return head.apply(head_variables, self._head_input(f_img, points), False)
 
         def outside_px(points: Array) -> Array:
@@ -361,15 +365,13 @@ class _Field:
             return points_lib.distance_outside_box(pixels, box_px)
 
         def run() -> points_lib.SurfacePoints:
-            found = sample(
+            return sample(
                 sdf,
                 outside_px,
                 batch_size=box_px.shape[0],
                 grid_size=grid_size,
                 **options,
             )
-            points_norm = jax.lax.stop_gradient(found.points_norm)
-            return found._replace(points_norm=points_norm)
 
         return run
 

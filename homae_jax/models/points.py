@@ -146,9 +146,9 @@ def sample_coarse_to_fine(
         _, chosen = jax.lax.top_k(-score, spent)
         points = _cell_centres(chosen, finer, grid_size)
         evaluated = _in_chunks(sdf, points, chunk)
-        values = jax.vmap(lambda row, at, new: row.at[at].set(new))(
-            values, chosen, evaluated
-        )
+        values = jax.vmap(
+            lambda row, at, new: row.at[at].set(new, unique_indices=True)
+        )(values, chosen, evaluated)
         width = finer
     outside = jnp.take_along_axis(outside, chosen, axis=1)
     return select_nearest(points, evaluated, outside, num)

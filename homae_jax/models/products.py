@@ -1,6 +1,7 @@
 """Matrix products that are fast on a CPU too, in bfloat16 and float32.
 
-Where `model.dtype` is bfloat16, accelerators keep everything between products in it.
+Where `model.dtype` is bfloat16, accelerators keep everything between products in it;
+what leaves the network (`read_out`) keeps the sums of its product, float32.
 XLA for the CPU has fast products of bfloat16 (YNNPACK; on processors with instructions
 for them twice the rate of float32), but takes them only where the result is asked for
 in float32; else it widens both factors first. And every other operation on bfloat16 is
@@ -57,6 +58,17 @@ def dense(features: int, dtype: DTypeLike, **options: Any) -> nn.Dense:
     )
 
 
+def read_out(features: int, dtype: DTypeLike, **options: Any) -> nn.Dense:
+    """`dense` for what leaves the network: its result is float32 on every device."""
+    product = _dot_general_to_float32 if not is_for_cpu() else _dot_general_on_cpu
+    return nn.Dense(
+        features,
+        dtype=jnp.float32,
+        dot_general=functools.partial(product, dtype=dtype),
+        **options,
+    )
+
+
 def dot_general_in(dtype: DTypeLike) -> Callable[..., jax.Array]:
     """`jax.lax.dot_general` for flax's layers, with the product in `dtype`.
 
@@ -78,6 +90,20 @@ def einsum(equation: str, a: Array, b: Array, dtype: DTypeLike) -> Float[Array, 
         return _einsum_on_cpu(equation, dtype, a, b)
     a, b = a.astype(dtype), b.astype(dtype)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _dot_general_to_float32(
+    lhs: Array,
+    rhs: Array,
+    dimension_numbers: lax.DotDimensionNumbers,
+    *,
+    dtype: DTypeLike,
+    **_: Any,
+) -> jax.Array:
+    lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
+    return lax.dot_general(
+        lhs, rhs, dimension_numbers, preferred_element_type=jnp.float32
+    )
 
 
 def _dot_general_on_cpu(

@@ -130,7 +130,8 @@ def sample_bilinear(
     down, right = np.array([[0, 0, 1, 1], [0, 1, 0, 1]])[..., None] > 0
     index = jnp.where(down, y1, y0) * width + jnp.where(right, x1, x0)
     weight = jnp.where(down, fy, 1 - fy) * jnp.where(right, fx, 1 - fx)
-    corners = feature_map.reshape(-1, channels)[index].astype(jnp.float32)
+    # float32 first: the gradients of all points that read a cell add up in it.
+    corners = feature_map.reshape(-1, channels).astype(jnp.float32)[index]
     corners = corners * weight[..., None]
     # Written out: XLA's CPU compiler takes a hundred times as long to sum over an axis
     # of four, and this would be half of all inference.

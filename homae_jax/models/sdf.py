@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from homae_jax.errors import UserError
-from homae_jax.models.products import between, dense, dot_general_in
+from homae_jax.models.products import between, dot_general_in, read_out
 
 
 class WeightNormDense(nn.Module):
@@ -63,5 +63,5 @@ class SdfHead(nn.Module):
                 y = jnp.concatenate([y, x.astype(y.dtype)], axis=-1)
         # Starts near zero: tanh and the clamp of the loss leave room on both sides.
         init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        out = dense(1, self.dtype, kernel_init=init, name="out")(y)
-        return jnp.tanh(out[..., 0].astype(jnp.float32))
+        out = read_out(1, self.dtype, kernel_init=init, name="out")(y)
+        return jnp.tanh(out[..., 0])

@@ -36,6 +36,11 @@ def is_for_cpu() -> bool:
     return jax.default_backend() == "cpu" and not _AS_ELSEWHERE.get()
 
 
+def is_for_gpu_here() -> bool:
+    """Whether what is traced now is to run on this machine's GPU, and nowhere else."""
+    return jax.default_backend() == "gpu" and not _AS_ELSEWHERE.get()
+
+
 def written_out(x: Array) -> jax.Array:
     """x, which whatever reads it finds in memory, on a CPU.
 

@@ -26,7 +26,7 @@ STEPS_BETWEEN_ASKING = 8  # the other processes whether to stop
 class Engine(NamedTuple):
     """How state and batches get to the devices, the step there, and the way back."""
 
-    put_state: Callable[[TrainState], Any]
+    put_state: Callable[[TrainState], Any]  # what it is given is used up
     put_batch: Callable[[Any], Any]  # of this process's rows
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]  # its state is donated
     get_state: Callable[[Any], TrainState]  # copied to the host: numpy
@@ -161,6 +161,9 @@ def _pmap_engine(step: Callable[..., Any]) -> Engine:
 
     def put_state(state: TrainState) -> Any:
         stacked = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * num), state)
+        for leaf in jax.tree.leaves(state):
+            if isinstance(leaf, jax.Array):
+                leaf.delete()  # the caller may hold it as long as the run lasts
         return jax.device_put(stacked, one_each)
 
     def put_batch(batch: Any) -> Any:

@@ -187,6 +187,18 @@ def test_mano_forward_of_many_hands_is_that_of_each(model):
         np.testing.assert_allclose(slope[part], few, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("backend", "in_parts"), [("cpu", True), ("gpu", False)])
+def test_mano_forward_takes_many_hands_in_parts_on_a_cpu_alone(
+    model, monkeypatch, backend, in_parts
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    num = mano.SKINNED_AT_ONCE + 5
+    program = jax.make_jaxpr(
+        lambda *hands: mano.mano_forward(model, *hands, fingertips="ho3d")
+    )(jnp.zeros((num, 16, 3, 3)), jnp.zeros((num, 10)))
+    assert ("scan[" in str(program)) == in_parts
+
+
 @pytest.mark.parametrize("name", sorted(mano.FINGERTIPS))
 def test_mano_forward_tips_are_the_listed_vertices(model, name):
     out = forward(model, random_pose(8), fingertips=name)

@@ -1,11 +1,16 @@
 """Attention on a CPU against JAX's and flax's own, at once and head by head."""
 
+import functools
+import re
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from homae_jax.errors import UserError
 from homae_jax.models import attention
 from homae_jax.models.xla_cpu import as_on_accelerators
 
@@ -89,8 +94,88 @@ def test_multi_head_attention_takes_it(way):
 def test_elsewhere_it_is_their_own():
     inputs = [x.astype(jnp.bfloat16) for x in make_inputs()]
     with as_on_accelerators():
-        made = attention.attention_with_dropout(jnp.bfloat16)
         out = attention.self_attention(*inputs, jnp.bfloat16, implementation="xla")
-    assert made is nn.dot_product_attention
     want = jax.nn.dot_product_attention(*inputs, implementation="xla")
     np.testing.assert_array_equal(out, want)
+
+
+@pytest.mark.parametrize("num_tokens", [257, 261, 264])
+def test_cudnn_takes_any_number_of_tokens_under_a_gradient(monkeypatch, num_tokens):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    library = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(library, lambda: 90800)
+    tokens = jax.ShapeDtypeStruct((BATCH, num_tokens, HEADS, 64), jnp.bfloat16)
+
+    def total(*inputs):
+        out = attention.self_attention(*inputs, jnp.bfloat16, implementation="cudnn")
+        assert out.shape == tokens.shape
+        return jnp.sum(out.astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(*[tokens] * 3)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = [line for line in text.splitlines() if "stablehlo.custom_call" in line]
+    assert len(calls) == 2 and all("__cudnn$fmhaSoftmax" in call for call in calls)
+    assert all(f"tensor<{BATCH}x264x{HEADS}x64xbf16>" in call for call in calls)
+
+
+def test_elsewhere_dropout_is_flaxs_and_the_softmax_float32():
+    inputs = make_inputs(num_keys=5)
+    mask = jnp.tri(TOKENS, 5, dtype=bool)[None, None]
+    options = {"mask": mask, "dropout_rng": jax.random.key(2), "dropout_rate": 0.3}
+    with as_on_accelerators():
+        attend = attention.attention_with_dropout(jnp.bfloat16)
+    for deterministic in (False, True):
+        options["deterministic"] = deterministic
+        ours = value_and_gradient(lambda *x: attend(*x, **options), inputs)
+        theirs = value_and_gradient(
+            lambda *x: nn.dot_product_attention(*x, **options), inputs
+        )
+        assert_same(ours, theirs)
+    low = [x.astype(jnp.bfloat16) for x in inputs]
+    program = str(jax.make_jaxpr(lambda *x: attend(*x, **options))(*low))
+    results = re.findall(r":(\w+)\[[\d,]*\] = (exp|dot_general)\b", program)
+    assert set(results) == {("f32", "exp"), ("bf16", "dot_general")}
+
+
+def test_tokens_that_cudnn_is_padded_with_change_nothing(monkeypatch):
+    inputs = [x.astype(jnp.bfloat16) for x in make_inputs()]
+    plain = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+
+    def in_cudnns_place(*padded, implementation, **lengths):
+        assert implementation == "cudnn" and padded[0].shape[1] == 16
+        return plain(*padded, **lengths)
+
+    def ours(*inputs):
+        return attention.self_attention(*inputs, jnp.bfloat16, implementation="cudnn")
+
+    want = value_and_gradient(plain, inputs)
+    with as_on_accelerators():  # and where there is no cuDNN
+        assert_same(value_and_gradient(ours, inputs), want)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
+    assert_same(value_and_gradient(ours, inputs), want)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend", "capability", "lacking"),
+    [
+        ("float32", "gpu", "9.0", "needs model.dtype=bfloat16, got float32"),
+        ("bfloat16", "cpu", "9.0", "needs an NVIDIA GPU, this run is on cpu"),
+        ("bfloat16", "gpu", "7.5", "capability 8.0 or more, got 7.5"),
+        ("bfloat16", "gpu", "gfx90a", "capability 8.0 or more, got gfx90a"),
+        ("bfloat16", "gpu", "12.0", None),
+        ("bfloat16", "gpu", "8.0", None),
+    ],
+)
+def test_a_training_with_cudnn_is_refused_where_it_cannot_be(
+    monkeypatch, dtype, backend, capability, lacking
+):
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    attention.check_implementation("xla", dtype)
+    if lacking is None:
+        attention.check_implementation("cudnn", dtype)
+    else:
+        with pytest.raises(UserError, match=lacking):
+            attention.check_implementation("cudnn", dtype)

@@ -1,5 +1,7 @@
 """The auxiliary head: off by default, learns, and knows cameras from pictures."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +117,15 @@ def test_auxiliary_head_depth_scales_with_the_focal_length():
     np.testing.assert_allclose(a.wrist_px, b.wrist_px)
     back = camera.project(b.wrist[:, None], far)[:, 0]
     np.testing.assert_allclose(back, b.wrist_px, atol=1e-3)
+
+
+def test_auxiliary_head_attends_no_more_roughly_where_products_are_rough():
+    head, features = AuxiliaryHead(64), jnp.ones((2, 4, 4, 8))
+    cameras = jnp.broadcast_to(jnp.eye(3), (2, 3, 3))
+    params = head.init(KEY, features, cameras)
+    program = str(jax.make_jaxpr(head.apply)(params, features, cameras))
+    (place,) = re.findall(r":f32\[2,3,2\] = dot_general\[(.*?)preferred", program, re.S)
+    assert "Precision.HIGHEST" in place
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.7])

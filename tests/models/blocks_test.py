@@ -5,12 +5,55 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from homae_jax.models.decoder import Decoder
 from homae_jax.models.fusion import Fusion
 from homae_jax.models.heads import HandHead, ObjectHead, query_mask
 from homae_jax.models.pointnet import PointNet
 from homae_jax.models.sdf import SdfHead, WeightNormDense
+from homae_jax.models.xla_cpu import as_on_accelerators
 
 KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", ["sdf", "hand", "object", "decoder"])
+def test_elsewhere_what_leaves_a_bfloat16_network_is_float32(name):
+    low = {"dtype": jnp.bfloat16}
+    heads = {
+        "num_heads": 2,
+        "width_mlp": 16,
+        "dropout": 0.0,
+        "encoder_layers": 1,
+        **low,
+    }
+    tokens = jax.random.normal(KEY, (2, 9, 16))
+    module, inputs, options = {
+        "sdf": (SdfHead(32, 2, 0.0, **low), (tokens[0], False), {}),
+        "hand": (
+            HandHead(**heads, decoder_layers=1),
+            (tokens,),
+            {"num_own": 5, "train": False},
+        ),
+        "object": (
+            ObjectHead(**heads, rotation="rot6d"),
+            (tokens,),
+            {"num_own": 5, "train": False},
+        ),
+        "decoder": (
+            Decoder(32, (8,) * 4, (8,) * 4, **low),
+            (jax.random.normal(KEY, (1, 2, 2, 8)),),
+            {"with_image": True},
+        ),
+    }[name]
+    with as_on_accelerators():
+        out, _ = module.init_with_output(KEY, *inputs, **options)
+    if name == "decoder":
+        out = out._replace(levels=())
+    if name == "sdf":
+        out = jnp.arctanh(out)
+    for leaf in jax.tree.leaves(out):
+        assert leaf.dtype == jnp.float32
+        rounded = leaf.astype(jnp.bfloat16).astype(jnp.float32)
+        assert float(jnp.mean(jnp.abs(leaf / rounded - 1) > 1e-4)) > 0.7
 
 
 def test_weight_norm_dense_starts_as_a_dense_layer():

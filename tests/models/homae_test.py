@@ -10,6 +10,7 @@ import pytest
 
 from homae_jax import losses
 from homae_jax.geometry import rotations
+from homae_jax.models import points
 from homae_jax.models.homae import Homae, aggregate_rotation, normalise_image
 from homae_jax.models.products import round_factors
 from tests import toy
@@ -113,6 +114,41 @@ def test_inference_reads_the_pose_from_the_samplers_points_and_distances():
         np.testing.assert_allclose(
             getattr(own, key), getattr(given, key), atol=1e-5, err_msg=key
         )
+
+
+def test_training_does_not_differentiate_the_search(monkeypatch):
+    @jax.custom_jvp
+    def constant(values):
+        return values
+
+    @constant.defjvp
+    def refuse(values, tangents):
+        raise AssertionError("the search is differentiated")
+
+    def sample(sdf, *arguments, **keywords):
+        calls.append(sdf)
+        return search(lambda points: constant(sdf(points)), *arguments, **keywords)
+
+    calls, search = [], points.sample_dense
+    monkeypatch.setattr(points, "sample_dense", sample)
+    batch, mano = toy.toy_batch(), toy.toy_mano()
+    _, variables, _ = run_plain(False)
+    model = Homae(**options(points={"sampler": "dense"}))
+
+    def total(variables, own):
+        out = model.apply(
+            variables,
+            batch,
+            mano,
+            targets=toy_targets(),
+            own_points=own,
+            train=True,
+            rngs={"dropout": KEY},
+        )
+        return jnp.sum(out.joints) + jnp.sum(out.object_trans)
+
+    jax.eval_shape(jax.grad(total), variables, jnp.array(True))
+    assert len(calls) == 2  # hand and object
 
 
 def test_rounded_factors_change_no_bit_of_the_answer():

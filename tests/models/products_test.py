@@ -184,5 +184,7 @@ def test_elsewhere_activations_keep_the_dtype(elsewhere):
     layer = products.dense(6, BF16)
     x = draw(0, 4, 33)
     assert layer.apply(layer.init(jax.random.key(1), x), x).dtype == BF16
+    last = products.read_out(6, BF16)
+    assert last.apply(last.init(jax.random.key(1), x), x).dtype == jnp.float32
     out = products.einsum("mk,kn->mn", x, draw(1, 33, 5), BF16)
     assert out.dtype == jnp.float32

@@ -83,6 +83,19 @@ def features(model, levels, points_px):
     return model.read(model.prepare(levels), points_px)
 
 
+def test_sample_bilinear_adds_up_a_bfloat16_maps_gradient_in_float32():
+    feature_map = jnp.ones((4, 4, 3), jnp.bfloat16)
+    points = jnp.full((1000, 2), 2.0)
+
+    def total(feature_map):
+        values = sample_bilinear(feature_map, points, image_size=4)
+        return jnp.sum(values.astype(jnp.float32))
+
+    gradient = jax.grad(total)(feature_map)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gradient[2, 2], 1000.0)
+
+
 def test_point_features_multiscale_sees_every_level():
     levels = make_levels()
     points = jnp.full((2, 7, 2), 9.3)

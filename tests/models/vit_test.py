@@ -178,8 +178,6 @@ def test_vit_raises_on_another_image_size():
         ({"variant": "vitx14"}, "expected one of vits14"),
         ({"image_size": 225}, "multiple of its patch of 14 px"),
         ({"attention": "flash"}, "use xla or cudnn"),
-        ({"attention": "cudnn"}, "needs model.dtype=bfloat16"),
-        ({"attention": "cudnn", "dtype": jnp.bfloat16}, "needs an NVIDIA GPU"),
     ],
 )
 def test_make_encoder_raises_on_what_cannot_be(arguments, text):

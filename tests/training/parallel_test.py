@@ -93,6 +93,16 @@ def test_engines_on_four_devices_compute_what_one_does():
 
 
 @pytest.mark.parametrize("engine", ["mesh", "pmap"])
+def test_a_state_is_on_the_device_once(engine):
+    step, state = make_step()
+    engine = parallel.make_engine(engine, step)
+    on_device = engine.put_state(state)
+    on_device, _ = engine.step(on_device, engine.put_batch(toy_step.toy_batch(8)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    chex.assert_tree_all_finite(engine.get_state(on_device).params)
+
+
+@pytest.mark.parametrize("engine", ["mesh", "pmap"])
 def test_get_state_survives_the_next_step(engine):
     """The device's buffers are donated; the host's copy must not share them."""
     step, state = make_step()
