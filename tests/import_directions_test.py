@@ -17,6 +17,7 @@ ENTRY_POINTS = {
     "score_ho3d",
     "submission",
     "weights",
+    "command_line",
     "config_checks",
     "config_flags",
     "runtime",
