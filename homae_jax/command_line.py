@@ -1,4 +1,4 @@
-"""What every command does alike: exit statuses, mistakes in one line, Ctrl-C, pipes.
+"""What every command does alike: exit statuses, mistakes in one line, Ctrl-C, files.
 
 `guard` runs a command, whatever reads its arguments: absl flags where there is a
 configuration (config_flags.py), else a `Parser`. Light to import: no JAX.
@@ -9,7 +9,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from homae_jax.errors import UserError
@@ -80,6 +81,33 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         """At once, so that a reader who has gone is noticed here."""
         print(self.format_help(), end="", file=file, flush=True)
+
+
+def check_output(
+    flag: str,
+    path: str | Path,
+    *,
+    overwrite: bool,
+    suffixes: Sequence[str] = (),
+) -> None:
+    """Refuses, before any work, to write a file where that would fail or lose one.
+
+    Args:
+      flag: that named it, such as --out.
+      suffixes: it must have one of; none: any.
+
+    Raises:
+      UserError: another ending, no such folder, or a file that is there already.
+    """
+    path = Path(path)
+    if suffixes and path.suffix not in suffixes:
+        raise UserError(f"{flag}={path}: must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag}={path}: no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UserError(f"{flag}={path}: is a folder; give a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{flag}={path} exists already: pass --overwrite to replace it")
 
 
 def _whole_number(text: str) -> int:

@@ -48,7 +48,8 @@ def convert_dinov2(
     """
     from homae_jax.models import dinov2
 
-    _check_output(out, (".npz", ".safetensors"), overwrite=overwrite)
+    suffixes = (".npz", ".safetensors")
+    command_line.check_output("--out", out, overwrite=overwrite, suffixes=suffixes)
     if variant:
         dinov2.find_variant(variant)
     state, metadata = dinov2.read_weights(source)
@@ -82,7 +83,7 @@ def convert_mano(
     """
     from homae_jax.hand import mano_files
 
-    _check_output(out, (".npz",), overwrite=overwrite)
+    command_line.check_output("--out", out, overwrite=overwrite, suffixes=(".npz",))
     model = mano_files.load_mano(source, side=side)
     _write_atomically(out, lambda path: mano_files.save_mano_npz(model, path))
 
@@ -128,18 +129,6 @@ def _run_mano(options: argparse.Namespace) -> str:
         options.src, options.out, side=options.side, overwrite=options.overwrite
     )
     return f"{options.out}: MANO {options.side} hand"
-
-
-def _check_output(
-    out: str | Path, suffixes: tuple[str, ...], *, overwrite: bool
-) -> None:
-    out = Path(out)
-    if out.suffix not in suffixes:
-        raise UserError(f"--out={out}: must end in {' or '.join(suffixes)}")
-    if not out.parent.is_dir():
-        raise UserError(f"--out={out}: no folder {out.parent}; make it first")
-    if out.exists() and not overwrite:
-        raise UserError(f"--out={out} exists already: pass --overwrite to replace it")
 
 
 def _write_atomically(out: str | Path, write: Callable[[Path], None]) -> None:

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from homae_jax import config_flags, runtime
+from homae_jax import command_line, config_flags, runtime
 from homae_jax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -59,7 +59,7 @@ _OUT = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
-    "Replace the scores of an earlier evaluation in --out.",
+    "Replace the scores of an earlier evaluation in --out, or the submission.",
     flag_values=FLAGS,
 )
 _SUBMISSION = flags.DEFINE_string(
@@ -90,6 +90,12 @@ def main(argv: Sequence[str]) -> int:
     path = scoring.result_file(run.config, folder, split)
     if _SUBMISSION.value:
         submission.check_submittable(run.config)
+        command_line.check_output(
+            "--submission",
+            _SUBMISSION.value,
+            overwrite=_OVERWRITE.value,
+            suffixes=(".zip",),
+        )
     elif path.exists() and not _OVERWRITE.value:
         raise UserError(
             f"{path}: holds scores already; add --overwrite, or choose another --out"

@@ -10,7 +10,7 @@ Examples:
 
 Reads metrics.jsonl, eval/*.json, figures/*.png and the configuration inside the
 newest checkpoint, and computes nothing: run homae_jax.evaluate first. The HTML file
-holds everything and opens anywhere.
+holds everything and opens anywhere; a page that is there is made anew.
 """
 
 from collections.abc import Sequence

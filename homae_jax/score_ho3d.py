@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from homae_jax import config_flags
+from homae_jax import command_line, config_flags
 from homae_jax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -27,6 +27,9 @@ _GT = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
     "out", None, "JSON file for the scores; default: none.", flag_values=FLAGS
 )
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace the file of --out.", flag_values=FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     del argv
     if not _PRED.value or not _GT.value:
         raise UserError("give both: --pred=pred.zip --gt=/data/HO3D_v2")
+    if _OUT.value:
+        command_line.check_output("--out", _OUT.value, overwrite=_OVERWRITE.value)
     from homae_jax.evaluation import rendering, tables
     from homae_jax.evaluation.ho3d_submission import score_submission
 

@@ -49,6 +49,12 @@ requirements() {
   fi
 }
 
+no_pip() {
+  echo "error: .venv has no pip: install your system's python3-venv (or set" \
+    "HOMAE_PYTHON=/path/to/another/python), remove .venv and start again" >&2
+  exit 2
+}
+
 install() {
   local stamp="$ROOT/.venv/.installed" wanted
   wanted="$(requirements | cksum)"
@@ -59,8 +65,10 @@ install() {
     local base
     base="$(find_python)"
     echo "making .venv with $("$base" --version)"
-    "$base" -m venv .venv
+    "$base" -m venv .venv || no_pip
   fi
+  # An interrupted start, and Debian without python3-venv, leave one without pip.
+  "$PYTHON" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m ensurepip >/dev/null 2>&1 || no_pip
   echo "installing requirements"
   requirements > .venv/requirements.txt
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt

@@ -1,6 +1,7 @@
 """The launch scripts: they parse, choose wheels by the driver, and need Python 3.11."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -63,6 +64,37 @@ def test_find_python_takes_the_one_asked_for_or_none(tmp_path, monkeypatch):
     fake(tmp_path, "new", 0)
     monkeypatch.setenv("HOMAE_PYTHON", str(tmp_path / "new"))
     assert run_function("find_python", tmp_path).stdout == f"{tmp_path / 'new'}\n"
+
+
+@pytest.mark.parametrize("has_ensurepip", [True, False])
+def test_setup_mends_an_environment_without_pip_or_says_what_to_do(
+    tmp_path, monkeypatch, has_ensurepip
+):
+    """An interrupted start leaves one; each later start died of it."""
+    monkeypatch.setenv("HAS_ENSUREPIP", "yes" if has_ensurepip else "")
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "setup.sh", tmp_path / "launch")
+    (tmp_path / "requirements.txt").write_text("jax\n")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        "#!/bin/sh\n"
+        'echo "$2" >> calls\n'
+        '[ "$2" = ensurepip ] && [ -n "$HAS_ENSUREPIP" ] && touch mended\n'
+        "[ -f mended ]\n"
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "launch/setup.sh"], cwd=tmp_path, capture_output=True, text=True
+    )
+    calls = (tmp_path / "calls").read_text().split()
+    if has_ensurepip:
+        assert done.returncode == 0, done.stderr
+        assert calls == ["pip", "ensurepip", "pip"]
+    else:
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: .venv has no pip: install")
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("given", ["", "glibc.malloc.check=3"])

@@ -54,6 +54,23 @@ def test_evaluate_keeps_earlier_scores(workdir):
     assert_refused(run("evaluate", f"--workdir={workdir}"), kept)
 
 
+def test_evaluate_keeps_an_earlier_submission_and_wants_a_zip(workdir, tmp_path):
+    kept = tmp_path / "pred.zip"
+    kept.write_text(KEPT)
+    assert_refused(
+        run("evaluate", f"--workdir={workdir}", f"--submission={kept}"), kept
+    )
+    done = run("evaluate", f"--workdir={workdir}", f"--submission={tmp_path}/pred.txt")
+    assert done.returncode == 2 and "must end in .zip" in done.stderr
+
+
+def test_score_ho3d_keeps_earlier_scores(tmp_path):
+    kept = tmp_path / "scores.json"
+    kept.write_text(KEPT)
+    arguments = (f"--pred={tmp_path}/pred.zip", f"--gt={tmp_path}", f"--out={kept}")
+    assert_refused(run("score_ho3d", *arguments), kept)
+
+
 def test_export_keeps_what_is_there(workdir, tmp_path):
     out = tmp_path / "out"
     done = run("export", f"--workdir={workdir}", f"--out={out}")
