@@ -42,7 +42,8 @@ def _data() -> ConfigDict:
     d.mano = ""
     d.train_split = "train"
     d.eval_split = "evaluation"
-    d.filter = "annotated"  # DexYCB: "annotated" | "hoisdf_full" | "right"
+    # DexYCB: "annotated" | "hoisdf_full" | "hoisdf_small" | "artiboost" | "right"
+    d.filter = "annotated"
     d.left_hands = "mirror"  # DexYCB: "mirror" [H] | "keep" | "drop"
     d.max_train_frames = 0  # 0 = all; n = the first n of a seeded shuffle
     d.max_eval_frames = 0  # 0 = all; n = n frames evenly spaced over the split

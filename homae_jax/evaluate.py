@@ -21,10 +21,11 @@ Examples:
 
 The configuration comes out of the checkpoint; any key of it can be overridden as
 above. Written into the workdir: eval/<dataset>_<split>.json (with "_predicted" where
-anything was), and figures/*.png:
-predictions beside the truth (HOMAE Fig. 4, 5), reconstructions (Fig. 3), slices of the
-signed distance, training curves. Scores that are there already, as after training,
-are kept unless --overwrite is given.
+anything was), its tables for papers in eval/tables/, a record of every frame in
+eval/<dataset>_<split>_frames.json, and figures/*.png: predictions beside the truth
+(HOMAE Fig. 4, 5), reconstructions (Fig. 3), slices of the signed distance, training
+curves. Scores that are there already, as after training, are kept unless --overwrite
+is given.
 """
 
 from collections.abc import Sequence

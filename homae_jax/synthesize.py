@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from homae_jax import command_line, config_flags, lifeline
+from homae_jax import command_line, config_flags, lifeline, runtime
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.progress import progress_bar
@@ -372,7 +372,9 @@ def _make_grasps(
     }
     rows = [wanted[row] for row in range(len(wanted))]
     names = sorted({name for name, _ in rows})
-    templates, _ = load_templates(models_dir, names, cache_dir=_template_cache())
+    templates, _ = load_templates(
+        models_dir, names, cache_dir=runtime.cache_dir() / "templates"
+    )
     found = synthesize_grasps(
         seed,
         np.array([names.index(name) for name, _ in rows], np.int32),
@@ -383,12 +385,6 @@ def _make_grasps(
     )
     kept = {name: getattr(found, name) for name in scenes.Grasps._fields}
     return scenes.Grasps(**kept)
-
-
-def _template_cache() -> Path:
-    """Where training looks for templates too: files are named by their contents."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "homae_jax" / "templates"
 
 
 def _clutter_names(

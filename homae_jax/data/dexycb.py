@@ -8,7 +8,6 @@ mirror the object's pose is M R M while its model stays, which is exact for obje
 symmetric about their own x = 0 only (HOISDF does so).
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -238,12 +237,6 @@ class DexYcbSource:
         counts = np.bincount(self._reason, minlength=len(self._reasons)).tolist()
         found = list(zip(self._reasons, counts, strict=True))[1:]
         return {reason: count for reason, count in found if count}
-
-    def excluded_frames(self) -> Iterator[tuple[str, str]]:
-        """Every frame of the split that is not used, and why."""
-        for row in np.flatnonzero(self._reason != dexycb_index.USED):
-            _, _, name, _, number = self._located(int(row))
-            yield f"{name}/{number:06d}", self._reasons[self._reason[row]]
 
     def _place(self, row: int):
         return self._located(int(self._rows[row]))

@@ -17,17 +17,6 @@ def safe_norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:
     return safe_sqrt(jnp.sum(x**2, axis=-1))
 
 
-def safe_arccos(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Angle in [0, pi] of a cosine, clamped to [-1, 1], with gradient 0 at the ends.
-
-    Near the ends an angle cannot be read from a float32 cosine to better than 3e-4:
-    where that matters take an arctan2 (`rotations.angle_between`).
-    """
-    is_inside = jnp.abs(x) < 1
-    ends = jnp.where(x > 0, 0.0, jnp.pi).astype(x.dtype)
-    return jnp.where(is_inside, jnp.arccos(jnp.where(is_inside, x, 0.0)), ends)
-
-
 def safe_divide(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """x / y, and 0 where y is 0."""
     is_zero = y == 0

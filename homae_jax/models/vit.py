@@ -26,7 +26,6 @@ from homae_jax.models.norms import LayerNorm
 from homae_jax.models.products import between, dense
 
 STEM_STAGES = 5  # of ConvStem: four halvings and one at the token grid
-STEM_STRIDE = 16
 NORM_GROUPS = 8
 
 _TOKEN_INIT = nn.initializers.truncated_normal(0.02)

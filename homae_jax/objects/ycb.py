@@ -29,9 +29,6 @@ YCB_NAMES = {
     21: "061_foam_brick",
 }
 
-# Treated as symmetric by HFL-Net's ADD-0.1D (ids 13, 16, 20, 21).
-SYMMETRIC = ("024_bowl", "036_wood_block", "052_extra_large_clamp", "061_foam_brick")
-
 HO3D_OBJECTS = tuple(YCB_NAMES[i] for i in (2, 3, 5, 9, 10, 11, 12, 14, 15, 17))
 
 # In no training sequence of HO-3D v2, and excluded from HOISDF's object numbers there.

@@ -3,8 +3,8 @@
 from homae_jax.synthetic.dexycb_layout import DexYcbWriter, plan_dexycb
 from homae_jax.synthetic.rig import RigWorld
 from homae_jax.synthetic.scenes import World
-from homae_jax.synthetic.writers import Ho3dWriter, plan_ho3d
+from homae_jax.synthetic.writers import Ho3dWriter, Writer, plan_ho3d
 
-WRITERS = {"ho3d": Ho3dWriter, "dexycb": DexYcbWriter}
+WRITERS: dict[str, type[Writer]] = {"ho3d": Ho3dWriter, "dexycb": DexYcbWriter}
 PLANS = {"ho3d": plan_ho3d, "dexycb": plan_dexycb}
 WORLDS = {"ho3d": World, "dexycb": RigWorld}

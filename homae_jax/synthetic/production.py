@@ -125,11 +125,6 @@ class Workshop:
             IMAGE_HEIGHT, IMAGE_WIDTH, backend=settings["renderer"]
         )
 
-    @property
-    def renderer_name(self) -> str:
-        """Which renderer is at work: "gl" or "cpu"."""
-        return self._renderer.name
-
     def make(self, chunk: Chunk) -> None:
         """Makes a chunk's files; its result last, as the sign of success."""
         if chunk.kind == "backgrounds":

@@ -21,7 +21,6 @@ Number = float | int
 
 INK = (38, 42, 48)
 FAINT = (120, 126, 134)
-WHITE = (255, 255, 255)
 _INSIDE = np.array([202.0, 92.0, 60.0])  # of SDF slices, negative
 _OUTSIDE = np.array([52.0, 112.0, 168.0])
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -15,7 +15,6 @@ def test_sets_are_those_of_the_papers():
     assert [n[:3] for n in ycb.HO3D_OBJECTS] == [
         "003", "004", "006", "010", "011", "019", "021", "025", "035", "037"
     ]  # fmt: skip
-    assert [n[:3] for n in ycb.SYMMETRIC] == ["024", "036", "052", "061"]
     assert ycb.HO3D_UNSEEN in ycb.HO3D_OBJECTS
 
 
