@@ -1,7 +1,8 @@
 """Public PyTorch implementations, timed in a Python of their own beside ours.
 
 No part of the project needs them: without `--peer`, or where the named Python lacks
-them, the section says so and goes on.
+them, the section says so and goes on. A peer's process keeps its memory as ours does
+(`runtime.keep_memory`), and its measurements say so.
 """
 
 import argparse

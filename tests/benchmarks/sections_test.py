@@ -1,6 +1,10 @@
 """What single sections compute beside time: agreement, overlap, peers."""
 
 import argparse
+import json
+import os
+import platform
+import subprocess
 import sys
 
 import jax
@@ -122,6 +126,37 @@ def test_a_peer_is_compared_with_ours(tmp_path):
         "times_ours_fastest": 2.0,
         "times_ours_processor": 4.0,
     }
+
+
+FAULTS = """
+import resource
+import _peer_program
+import numpy as np
+def fill(request):
+    np.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)
+    return [{"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before}]
+_peer_program.PEERS = {"fill": fill}
+_peer_program.main()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_a_peer_keeps_its_memory_as_ours_does_and_says_so():
+    environment = {**os.environ, "PYTHONPATH": str(_peer.PROGRAM.parent)}
+    environment.pop("GLIBC_TUNABLES", None)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        input=json.dumps({"what": "fill"}),
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    (answer,) = json.loads(done.stdout)
+    assert answer["note"] == "peer keeps memory"
+    assert answer["faults"] <= 8  # without: 64 large pages or 32,768
 
 
 def test_a_peer_that_fails_is_an_error_in_one_line(tmp_path):
