@@ -6,12 +6,12 @@
 
 The sections are the modules of homae_jax/benchmarks; `all` runs them one after the
 other, each with its own defaults. First the ceiling of the device: a large matrix
-product and a large copy. Then each line gives what was measured with its shapes, the
-median of the calls after the first, the first call (compilation included), the
-processor time of a call, examples per second, the arithmetic of a call against the
-ceiling (on a CPU by processor time, which other programs do not add to), and the peak
-of memory. `--json FILE` writes the same numbers; `--json -`
-prints them instead.
+product in float32, one in bfloat16, and a large copy. Then each line gives what was
+measured with its shapes, the median of the calls after the first, the first call
+(compilation included), the processor time of a call, examples per second, the
+arithmetic of a call against the ceiling of its dtype (on a CPU by processor time, which
+other programs do not add to), and the peak of memory. `--json FILE` writes the same
+numbers; `--json -` prints them instead.
 """
 
 import argparse
@@ -93,29 +93,28 @@ def _measured(
     """The ceiling, kept in the report too, then every section's results."""
     from homae_jax.benchmarks import _measure
 
-    product, copy = _measure.ceiling(repeats=options[0].repeats)
-    report["ceiling_gflop_per_s"] = product.flops_per_s / 1e9
+    *found, copy = _measure.ceiling(repeats=options[0].repeats)
+    products = dict(zip(_measure.DTYPES, found, strict=True))
+    for dtype, product in products.items():
+        report[f"ceiling_{dtype}_gflop_per_s"] = product.flops_per_s / 1e9
     report["ceiling_gb_per_s"] = _measure.copied_bytes_per_s(copy) / 1e9
-    for result in (product, copy):
-        yield _record("ceiling", result, product)
+    parts = [("ceiling", (*found, copy))]
     for name, module, chosen in zip(names, modules, options, strict=True):
-        for result in module.run(chosen):
-            yield _record(name, result, product)
+        parts.append((name, module.run(chosen)))
+    for name, results in parts:
+        for result in results:
+            share = _measure.share_of_ceiling(result, products)
+            yield _record(name, result, share)
 
 
-def _record(section: str, result: Any, product: Any) -> dict[str, Any]:
-    """A measurement with its rates; of the ceiling on a CPU by processor time."""
-    is_cpu = result.peak_of == "process"
-    seconds = "fastest_processor_s" if is_cpu else "fastest_s"
-    rates = [
-        each.flops / max(getattr(each, seconds), 1e-9) for each in (result, product)
-    ]
+def _record(section: str, result: Any, share_of_ceiling: float) -> dict[str, Any]:
+    """A measurement with its rates."""
     return {
         "section": section,
         **result._asdict(),
         "per_second": result.per_second,
         "flops_per_s": result.flops_per_s,
-        "share_of_ceiling": rates[0] / rates[1],
+        "share_of_ceiling": share_of_ceiling,
     }
 
 

@@ -16,13 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from homae_jax.benchmarks._measure import Measurement
+from homae_jax.benchmarks._measure import DTYPES, Measurement
 from homae_jax.errors import UserError
 from homae_jax.schema import Batch
 
 PROGRAM = Path(__file__).with_name("_peer_program.py")
 TIMEOUT_S = 3600
-DTYPES = ("float32", "bfloat16")
 HOISDF_SIDE = 256  # of its crops, px
 
 

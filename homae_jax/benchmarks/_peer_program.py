@@ -131,7 +131,7 @@ def hoisdf_inference(request: dict) -> list[dict]:
     held, flops = whole(), _count_flops(whole)
     shapes = f"{_describe(image, request)}, {held} lattice points in boxes"
     result = measure(whole, "whole", shapes, len(image), request["repeats"])
-    return [result | {"flops": flops, "matrix_flops": flops}]
+    return [result | _name_flops(flops, request)]
 
 
 def hoisdf_training(request: dict) -> list[dict]:
@@ -149,7 +149,7 @@ def hoisdf_training(request: dict) -> list[dict]:
 
         flops = _count_flops(step)
         result = measure(step, key, shapes, len(image), request["repeats"])
-        answers.append(result | {"flops": flops, "matrix_flops": flops})
+        answers.append(result | _name_flops(flops, request))
     return answers
 
 
@@ -183,6 +183,11 @@ def _count_flops(function: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+def _name_flops(flops: int, request: dict) -> dict[str, int]:
+    rounded = flops if request["dtype"] == "bfloat16" else 0
+    return {"flops": flops, "matrix_flops": flops, "bfloat16_flops": rounded}
 
 
 def declare_operators(torch: types.ModuleType) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from homae_jax.benchmarks import _counts
+from homae_jax.models.products import einsum
 from tests.benchmarks import counting
 
 GROWTH = 1.02  # of arithmetic
@@ -20,7 +21,18 @@ def test_count_arithmetic_counts_products_and_loops():
         return jnp.sum(turned)  # 15
 
     a, b = jnp.zeros((3, 4)), jnp.zeros((4, 5))
-    assert _counts.count_arithmetic(program, a, b) == (2 * 3 * 4 * 5, 15 + 15)
+    counted = _counts.count_arithmetic(program, a, b)
+    assert counted == _counts.Arithmetic(matrix=2 * 3 * 4 * 5, other=15 + 15)
+
+
+def test_count_arithmetic_tells_products_of_bfloat16():
+    def program(a, b):
+        rounded = einsum("mk,kn->mn", a, b, jnp.bfloat16)
+        return rounded + a.astype(jnp.bfloat16) @ b
+
+    a, b = jnp.zeros((3, 4)), jnp.zeros((4, 5))
+    counted = _counts.count_arithmetic(program, a, b)
+    assert (counted.matrix, counted.bfloat16) == (2 * 120, 120)
 
 
 def test_count_arithmetic_counts_the_products_of_a_gradient():
