@@ -32,6 +32,7 @@ from homae_jax.errors import UserError
 REPEATS = 5
 ALL = "all"
 HELP_WIDTH = 80
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def _run(arguments: list[str]) -> int:
     path = options[0].json
     if path and not to_stdout and not Path(path).parent.is_dir():
         raise UserError(f"--json={path}: no such folder; make it first")
-    runtime.keep_memory()
+    _start_device(modules)
     report: dict[str, Any] = {"section": arguments[0], **_machine()}
     if not to_stdout:
         print(", ".join(f"{k} {v}" for k, v in report.items()), flush=True)
@@ -84,27 +85,55 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+def _start_device(modules: Sequence[Any]) -> None:
+    """Settles memory; leaves a GPU's to the processes that sections start.
+
+    JAX reads the variable with its first device, and would take three quarters; the
+    processes inherit what the user has set.
+    """
+    given = os.environ.get(PREALLOCATE)
+    if any(_starts_processes(module) for module in modules):
+        os.environ[PREALLOCATE] = "false"
+    runtime.keep_memory()
+    os.environ.pop(PREALLOCATE, None)
+    if given is not None:
+        os.environ[PREALLOCATE] = given
+
+
+def _starts_processes(module: Any) -> bool:
+    return getattr(module, "STARTS_PROCESSES", False)
+
+
 def _measured(
     names: Sequence[str],
     modules: Sequence[Any],
     options: Sequence[argparse.Namespace],
     report: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """The ceiling, kept in the report too, then every section's results."""
+    """The ceiling, kept in the report too, then every section's results.
+
+    Sections that start processes come first, while this one holds no memory of a GPU;
+    they count no arithmetic.
+    """
     from homae_jax.benchmarks import _measure
 
+    parts = list(zip(names, modules, options, strict=True))
+    for name, module, chosen in parts:
+        if _starts_processes(module):
+            for result in module.run(chosen):
+                yield _record(name, result, 0.0)
     *found, copy = _measure.ceiling(repeats=options[0].repeats)
     products = dict(zip(_measure.DTYPES, found, strict=True))
     for dtype, product in products.items():
         report[f"ceiling_{dtype}_gflop_per_s"] = product.flops_per_s / 1e9
     report["ceiling_gb_per_s"] = _measure.copied_bytes_per_s(copy) / 1e9
-    parts = [("ceiling", (*found, copy))]
-    for name, module, chosen in zip(names, modules, options, strict=True):
-        parts.append((name, module.run(chosen)))
-    for name, results in parts:
-        for result in results:
-            share = _measure.share_of_ceiling(result, products)
-            yield _record(name, result, share)
+    for result in (*found, copy):
+        yield _record("ceiling", result, _measure.share_of_ceiling(result, products))
+    for name, module, chosen in parts:
+        if not _starts_processes(module):
+            for result in module.run(chosen):
+                share = _measure.share_of_ceiling(result, products)
+                yield _record(name, result, share)
 
 
 def _record(section: str, result: Any, share_of_ceiling: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The benchmark entry point: its sections, what they report, what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from homae_jax import benchmark
-from homae_jax.benchmarks import _measure
+from homae_jax.benchmarks import _measure, memory, startup
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = {
@@ -121,6 +122,42 @@ def test_all_runs_every_section_with_its_defaults(capsys, monkeypatch):
         assert options.repeats == 2
     run(capsys, "all", "--config", "mine.py", "--json", "-")
     assert {options.config for options in seen.values()} == {"mine.py"}
+
+
+@pytest.mark.parametrize("given", [None, "true"])
+def test_sections_that_start_processes_leave_them_the_card(capsys, monkeypatch, given):
+    if given:
+        monkeypatch.setenv(benchmark.PREALLOCATE, given)
+    else:
+        monkeypatch.delenv(benchmark.PREALLOCATE, raising=False)
+    seen, sections = [], {}
+    for name in benchmark.sections():
+        module = sections[name] = fake_section()
+        module.STARTS_PROCESSES = name == "startup"
+        module.run = lambda options, name=name: seen.append((name, held())) or iter(())
+
+    def held():
+        return os.environ.get(benchmark.PREALLOCATE)
+
+    def ceiling(*, repeats):
+        seen.append(("ceiling", held()))
+        return products(repeats=repeats)
+
+    products = _measure.ceiling
+    monkeypatch.setattr(_measure, "ceiling", ceiling)
+    monkeypatch.setattr(benchmark, "_import", sections.get)
+    keep = lambda: seen.append(("device", held()))  # noqa: E731
+    monkeypatch.setattr(benchmark.runtime, "keep_memory", keep)
+    assert run(capsys, "all", "--json", "-")[0] == 0
+    first = [("device", "false"), ("startup", given), ("ceiling", given)]
+    assert seen[:3] == first
+    seen.clear()
+    assert run(capsys, "mano", "--json", "-")[0] == 0
+    assert seen[0] == ("device", given)
+
+
+def test_startup_and_memory_say_that_they_start_processes():
+    assert memory.STARTS_PROCESSES and startup.STARTS_PROCESSES
 
 
 def test_measure_counts_what_is_compiled():

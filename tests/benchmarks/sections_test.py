@@ -10,15 +10,18 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import trimesh
 
-from homae_jax import assembly
+from configs import ho3d
+from homae_jax import assembly, runtime
 from homae_jax.benchmarks import (
     _peer,
     _peer_program,
     _setup,
     encoder,
+    memory,
     predict,
     samplers,
     targets,
@@ -208,3 +211,43 @@ def test_hoisdf_is_asked_about_the_same_scenes_in_its_larger_crops():
     assert_close(
         "wrist", at[:, :2] / at[:, 2:], zoom * np.asarray(ours[:, 0]), atol=1e-3
     )
+
+
+def where(options, accumulate):
+    if accumulate > 1:
+        raise MemoryError("RESOURCE_EXHAUSTED: too little\nand more")
+    return os.getpid(), "process"
+
+
+def test_memory_of_a_step_is_that_of_a_process_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "_run_steps", where)
+    found, whose = memory._peak_apart(argparse.Namespace(), 1)
+    assert whose == "process" and found != os.getpid()
+    assert memory._peak_apart(argparse.Namespace(), 2) is None
+    refused = "a step in 2 passes does not run: RESOURCE_EXHAUSTED: too little\n"
+    assert capsys.readouterr().err == refused
+
+
+def test_memory_of_a_step_is_planned_and_run(monkeypatch):
+    config, calls = ho3d.get_config(), []
+
+    def step(state, batch):
+        jax.debug.callback(lambda step: calls.append(int(step)), state.step)
+        return state._replace(step=state.step + 1), {}
+
+    weights = {"w": jax.ShapeDtypeStruct((2**26,), jnp.float32)}
+    model = argparse.Namespace(dtype="bfloat16")
+    parts = assembly.Parts(model, None, None, ())
+    monkeypatch.setattr(_setup, "load_config", lambda options: config)
+    monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    monkeypatch.setattr(assembly, "param_shapes", lambda config, parts: weights)
+    monkeypatch.setattr(memory, "build_step", lambda *_, **__: (step, optax.sgd(0.1)))
+    monkeypatch.setattr(memory, "_peak_apart", memory._run_steps)
+    monkeypatch.setattr(runtime, "keep_memory", lambda: None)
+    options = argparse.Namespace(batch=2, accumulate=[2], run=True)
+    (result,) = memory.run(options)
+    jax.effects_barrier()
+    assert calls == [0, 1]
+    assert result.figures["peak_gib"] * 2**30 == result.peak_bytes
+    assert result.peak_bytes > result.planned_bytes > 2**28
+    assert "2 steps in a process of their own" in result.note
