@@ -80,6 +80,15 @@ def run(
         )
 
 
+def is_as_measured_elsewhere(config: Any, options: argparse.Namespace) -> bool:
+    """Whether HOISDF's times of elsewhere compare: an encoder of its size on a CPU.
+
+    Not beside a peer of the same run, which says more.
+    """
+    is_comparable = config.model.encoder.variant == "vits14" and not options.peer
+    return is_comparable and jax.default_backend() == "cpu"
+
+
 def hoisdf_request(
     what: str, batch: Batch, options: argparse.Namespace
 ) -> dict[str, Any]:

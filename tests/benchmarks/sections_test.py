@@ -213,6 +213,27 @@ def test_hoisdf_is_asked_about_the_same_scenes_in_its_larger_crops():
     )
 
 
+@pytest.mark.parametrize(
+    ("variant", "peer", "backend", "expected"),
+    [
+        ("vits14", "", "cpu", True),
+        ("vits14", "python", "cpu", False),
+        ("vits14", "", "gpu", False),
+        ("vit_tiny", "", "cpu", False),
+    ],
+)
+def test_hoisdf_elsewhere_is_compared_only_with_what_is_alike(
+    variant, peer, backend, expected, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config, options = ho3d.get_config(), argparse.Namespace(peer=peer)
+    config.model.encoder.variant = variant
+    assert _peer.is_as_measured_elsewhere(config, options) == expected
+    blank = dict.fromkeys(Measurement._fields, 1)
+    figures = predict._figures(config, Measurement(**blank), expected)
+    assert expected == any("elsewhere" in name for name in figures)
+
+
 def where(options, accumulate):
     if accumulate > 1:
         raise MemoryError("RESOURCE_EXHAUSTED: too little\nand more")
