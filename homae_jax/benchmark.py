@@ -8,13 +8,13 @@
 
 The sections are the modules of homae_jax/benchmarks; `all` runs them one after the
 other, each with its own defaults (SECTION --help lists its flags). First the ceiling of
-the device: a large matrix product and a large copy. Then each line gives what was
-measured with its shapes, the median of the calls after the first, the first call
-(compilation included), the processor time of a call, examples per second, the
-arithmetic of a call against the ceiling (on a CPU by processor time, which other
-programs do not add to), and the peak of memory. `--json FILE` writes the same numbers,
-over a file that is there; `--json -` prints them instead. `--set KEY=VALUE ...` is
-another way to write --config.KEY=VALUE.
+the device: a large matrix product in float32, one in bfloat16, and a large copy. Then
+each line gives what was measured with its shapes, the median of the calls after the
+first, the first call (compilation included), the processor time of a call, examples per
+second, the arithmetic of a call against the ceiling of its dtype (on a CPU by processor
+time, which other programs do not add to), and the peak of memory. `--json FILE` writes
+the same numbers, over a file that is there; `--json -` prints them instead. `--set
+KEY=VALUE ...` is another way to write --config.KEY=VALUE.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from homae_jax.errors import UserError
 REPEATS = 5
 ALL = "all"
 HELP_WIDTH = 80
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +74,7 @@ def _run(arguments: list[str]) -> int:
     if path and not to_stdout and not Path(path).parent.is_dir():
         raise UserError(f"--json={path}: no such folder; make it first")
     _prepare(options)
-    runtime.keep_memory()
+    _start_device(modules)
     report: dict[str, Any] = {"section": arguments[0], **_machine()}
     if not to_stdout:
         print(", ".join(f"{k} {v}" for k, v in report.items()), flush=True)
@@ -94,38 +95,65 @@ def _prepare(options: Sequence[argparse.Namespace]) -> None:
                 each.prepare(each)
 
 
+def _start_device(modules: Sequence[Any]) -> None:
+    """Settles memory; leaves a GPU's to the processes that sections start.
+
+    JAX reads the variable with its first device, and would take three quarters; the
+    processes inherit what the user has set.
+    """
+    given = os.environ.get(PREALLOCATE)
+    if any(_starts_processes(module) for module in modules):
+        os.environ[PREALLOCATE] = "false"
+    runtime.keep_memory()
+    os.environ.pop(PREALLOCATE, None)
+    if given is not None:
+        os.environ[PREALLOCATE] = given
+
+
+def _starts_processes(module: Any) -> bool:
+    return getattr(module, "STARTS_PROCESSES", False)
+
+
 def _measured(
     names: Sequence[str],
     modules: Sequence[Any],
     options: Sequence[argparse.Namespace],
     report: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """The ceiling, kept in the report too, then every section's results."""
+    """The ceiling, kept in the report too, then every section's results.
+
+    Sections that start processes come first, while this one holds no memory of a GPU;
+    they count no arithmetic.
+    """
     from homae_jax.benchmarks import _measure
 
-    product, copy = _measure.ceiling(repeats=options[0].repeats)
-    report["ceiling_gflop_per_s"] = product.flops_per_s / 1e9
+    parts = list(zip(names, modules, options, strict=True))
+    for name, module, chosen in parts:
+        if _starts_processes(module):
+            for result in module.run(chosen):
+                yield _record(name, result, 0.0)
+    *found, copy = _measure.ceiling(repeats=options[0].repeats)
+    products = dict(zip(_measure.DTYPES, found, strict=True))
+    for dtype, product in products.items():
+        report[f"ceiling_{dtype}_gflop_per_s"] = product.flops_per_s / 1e9
     report["ceiling_gb_per_s"] = _measure.copied_bytes_per_s(copy) / 1e9
-    for result in (product, copy):
-        yield _record("ceiling", result, product)
-    for name, module, chosen in zip(names, modules, options, strict=True):
-        for result in module.run(chosen):
-            yield _record(name, result, product)
+    for result in (*found, copy):
+        yield _record("ceiling", result, _measure.share_of_ceiling(result, products))
+    for name, module, chosen in parts:
+        if not _starts_processes(module):
+            for result in module.run(chosen):
+                share = _measure.share_of_ceiling(result, products)
+                yield _record(name, result, share)
 
 
-def _record(section: str, result: Any, product: Any) -> dict[str, Any]:
-    """A measurement with its rates; of the ceiling on a CPU by processor time."""
-    is_cpu = result.peak_of == "process"
-    seconds = "fastest_processor_s" if is_cpu else "fastest_s"
-    rates = [
-        each.flops / max(getattr(each, seconds), 1e-9) for each in (result, product)
-    ]
+def _record(section: str, result: Any, share_of_ceiling: float) -> dict[str, Any]:
+    """A measurement with its rates."""
     return {
         "section": section,
         **result._asdict(),
         "per_second": result.per_second,
         "flops_per_s": result.flops_per_s,
-        "share_of_ceiling": rates[0] / rates[1],
+        "share_of_ceiling": share_of_ceiling,
     }
 
 

@@ -1,6 +1,7 @@
 """The benchmark entry point: its sections, what they report, what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,19 +13,20 @@ import jax.numpy as jnp
 import pytest
 
 from homae_jax import benchmark, config_flags
-from homae_jax.benchmarks import _measure
+from homae_jax.benchmarks import _measure, memory, startup
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = {
     *_measure.Measurement._fields,
     *("section", "per_second", "flops_per_s", "share_of_ceiling"),
 }
-CEILING = ["matrix product", "copy"]
+CEILING = ["matrix product", "matrix product", "copy"]
 
 
 @pytest.fixture(autouse=True)
 def small_ceiling(monkeypatch):
-    monkeypatch.setattr(_measure, "CEILING_SIDE", 64)
+    monkeypatch.setattr(_measure, "CEILING_SIDES", (32, 64))
+    monkeypatch.setattr(_measure, "CPU_COPY_BYTES", 2**20)
 
 
 def run(capsys, *arguments):
@@ -83,7 +85,8 @@ def test_main_prints_and_writes_the_same_numbers(tmp_path, capsys):
     assert report["section"] == "mano" and "cpu" in report["device"]
     names = [r["name"] for r in report["results"]]
     assert names == [*CEILING, "MANO forward", "MANO gradient"]
-    assert report["ceiling_gflop_per_s"] > 0 and report["ceiling_gb_per_s"] > 0
+    for ceiling in ("float32_gflop", "bfloat16_gflop", "gb"):
+        assert report[f"ceiling_{ceiling}_per_s"] > 0
     for result in report["results"]:
         assert set(result) == FIELDS and result["repeats"] == 2
         assert result["first_s"] > result["median_s"] > 0
@@ -148,6 +151,42 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
     assert run(capsys, "metrics", "--json", "-") == (130, "", "interrupted\n")
 
 
+@pytest.mark.parametrize("given", [None, "true"])
+def test_sections_that_start_processes_leave_them_the_card(capsys, monkeypatch, given):
+    if given:
+        monkeypatch.setenv(benchmark.PREALLOCATE, given)
+    else:
+        monkeypatch.delenv(benchmark.PREALLOCATE, raising=False)
+    seen, sections = [], {}
+    for name in benchmark.sections():
+        module = sections[name] = fake_section()
+        module.STARTS_PROCESSES = name == "startup"
+        module.run = lambda options, name=name: seen.append((name, held())) or iter(())
+
+    def held():
+        return os.environ.get(benchmark.PREALLOCATE)
+
+    def ceiling(*, repeats):
+        seen.append(("ceiling", held()))
+        return products(repeats=repeats)
+
+    products = _measure.ceiling
+    monkeypatch.setattr(_measure, "ceiling", ceiling)
+    monkeypatch.setattr(benchmark, "_import", sections.get)
+    keep = lambda: seen.append(("device", held()))  # noqa: E731
+    monkeypatch.setattr(benchmark.runtime, "keep_memory", keep)
+    assert run(capsys, "all", "--json", "-")[0] == 0
+    first = [("device", "false"), ("startup", given), ("ceiling", given)]
+    assert seen[:3] == first
+    seen.clear()
+    assert run(capsys, "mano", "--json", "-")[0] == 0
+    assert seen[0] == ("device", given)
+
+
+def test_startup_and_memory_say_that_they_start_processes():
+    assert memory.STARTS_PROCESSES and startup.STARTS_PROCESSES
+
+
 def test_measure_counts_what_is_compiled():
     x = jnp.ones((32, 32))
     result = _measure.measure(
@@ -207,11 +246,38 @@ def test_metrics_section_scores_every_sample(capsys, tmp_path):
 
 
 def test_ceiling_is_arithmetic_and_bytes_over_time():
-    product, copy = _measure.ceiling(repeats=3)
-    rate = 2 * 64**3 / product.fastest_s / 1e9
-    assert product.note == f"{rate:.0f} GFLOP/s"
-    rate = 2 * 4 * 64**2 / copy.fastest_s / 1e9
+    *products, copy = _measure.ceiling(repeats=3)
+    assert [product.bfloat16_flops for product in products] == [0, 2 * 64**3]
+    for product in products:
+        rate = 2 * 64**3 / product.fastest_s / 1e9
+        assert product.note == f"{rate:.0f} GFLOP/s"
+    rate = 2 * 2**20 / copy.fastest_s / 1e9
     assert copy.note == f"{rate:.1f} GB/s read and written"
+
+
+def test_ceiling_grows_until_a_call_takes_long_enough(monkeypatch):
+    monkeypatch.setattr(_measure, "CEILING_S", 0.0)
+    *products, _ = _measure.ceiling(repeats=1)
+    assert [product.flops for product in products] == [2 * 32**3] * 2
+
+
+@pytest.mark.parametrize(
+    ("peak_of", "share"), [("process", (4 / 8 + 2 / 4) / 5), ("device", 4 / 8 + 2 / 4)]
+)
+def test_share_of_ceiling_takes_each_product_in_its_dtype(peak_of, share):
+    def measured(flops, processor_s, bfloat16=0):
+        blank = dict.fromkeys(_measure.Measurement._fields, 0)
+        return _measure.Measurement(**blank)._replace(
+            flops=flops,
+            bfloat16_flops=bfloat16,
+            fastest_s=10,
+            fastest_processor_s=processor_s,
+            peak_of=peak_of,
+        )
+
+    products = {"float32": measured(4, 1), "bfloat16": measured(8, 1)}
+    result = measured(6, 5, bfloat16=4)
+    assert _measure.share_of_ceiling(result, products) == pytest.approx(share)
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ as it runs. Of a conditional the dearest branch counts.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from homae_jax.models.points import count_evaluations
@@ -53,12 +54,13 @@ def evaluations(points: Any, sampler: str | None = None) -> dict[str, int]:
 class Arithmetic(NamedTuple):
     """Floating-point and other operations of a program."""
 
-    matrix: int  # products and convolutions: a multiplication and an addition each
-    other: int  # element by element, and reductions
+    matrix: int = 0  # products and convolutions: a multiplication and an addition each
+    other: int = 0  # element by element, and reductions
+    bfloat16: int = 0  # of matrix: both factors are bfloat16
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Of products and others."""
         return self.matrix + self.other
 
 
@@ -91,8 +93,12 @@ def analyse(compiled: Any) -> Analysis:
 
 
 def _count(jaxpr: core.Jaxpr) -> Arithmetic:
-    counts = [_count_equation(equation) for equation in jaxpr.eqns]
-    return Arithmetic(sum(c.matrix for c in counts), sum(c.other for c in counts))
+    return _sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _sum(counts: Iterable[Arithmetic], times: int = 1) -> Arithmetic:
+    columns = zip(Arithmetic(), *counts, strict=True)
+    return Arithmetic(*(times * sum(column) for column in columns))
 
 
 def _count_equation(equation: core.JaxprEqn) -> Arithmetic:
@@ -101,24 +107,27 @@ def _count_equation(equation: core.JaxprEqn) -> Arithmetic:
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return Arithmetic(2 * size * math.prod(left[axis] for axis in contracted), 0)
+        return _products(equation, size * math.prod(left[axis] for axis in contracted))
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-        per_output = math.prod(kernel) // kernel[out_axis]
-        return Arithmetic(2 * size * per_output, 0)
+        return _products(equation, size * math.prod(kernel) // kernel[out_axis])
     if name in ELEMENTWISE:
-        return Arithmetic(0, size)
+        return Arithmetic(other=size)
     if name in REDUCTIONS:
         operand = equation.invars[-1 if name == "scatter-add" else 0].aval
-        return Arithmetic(0, math.prod(operand.shape))
+        return Arithmetic(other=math.prod(operand.shape))
     inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(equation.params)]
     if name == "cond":
         return max(inner, key=lambda counts: counts.total)
-    times = equation.params["length"] if name == "scan" else 1
-    return Arithmetic(
-        times * sum(c.matrix for c in inner), times * sum(c.other for c in inner)
-    )
+    return _sum(inner, times=equation.params["length"] if name == "scan" else 1)
+
+
+def _products(equation: core.JaxprEqn, multiplications: int) -> Arithmetic:
+    """Each with its addition."""
+    is_rounded = all(x.aval.dtype == jnp.bfloat16 for x in equation.invars)
+    flops = 2 * multiplications
+    return Arithmetic(matrix=flops, bfloat16=flops if is_rounded else 0)
 
 
 def _inner_jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:

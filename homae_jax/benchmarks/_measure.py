@@ -2,23 +2,28 @@
 
 Every call is waited for. Seconds are wall clock; processor time is that of all threads
 of this process, which other programs do not add to. Memory is the peak since the
-process began: of the device where it keeps count, else of the process. A compiled
-function is also counted (`_counts`): its arithmetic, and XLA's plan of its memory.
+process began, the ceiling's included: of the device where it keeps count, else of the
+process. A compiled function is also counted (`_counts`): its arithmetic, and XLA's plan
+of its memory.
 """
 
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from homae_jax.benchmarks import _counts
+from homae_jax.models.products import einsum
 
-CEILING_SIDE = 2048
+DTYPES = ("float32", "bfloat16")  # of products
+CEILING_SIDES = (2048, 4096, 8192, 16384)  # the first whose product takes CEILING_S
+CEILING_S = 0.02
+COPY_BYTES, CPU_COPY_BYTES = 2**30, 2**28
 
 
 class Measurement(NamedTuple):
@@ -38,6 +43,7 @@ class Measurement(NamedTuple):
     peak_of: str  # "device" | "process"
     flops: int = 0  # arithmetic of one call, loops included; 0: not counted
     matrix_flops: int = 0  # of which matrix products
+    bfloat16_flops: int = 0  # of which products of bfloat16
     planned_bytes: int = 0  # XLA's plan: arguments, outputs, temporaries
     figures: dict[str, float] | None = None  # what else was found, by name with unit
     note: str = ""
@@ -71,7 +77,7 @@ def measure(
         as a training step that consumes its state needs it.
     """
     start = time.perf_counter()
-    counts, planned = _counts.Arithmetic(0, 0), 0
+    counts, planned = _counts.Arithmetic(), 0
     if hasattr(function, "lower"):
         counts = _counts.count_arithmetic(function, *arguments)
         function = function.lower(*arguments).compile()
@@ -101,39 +107,81 @@ def measure(
         peak_of=peak_of,
         flops=counts.total,
         matrix_flops=counts.matrix,
+        bfloat16_flops=counts.bfloat16,
         planned_bytes=planned,
         note=note,
     )
 
 
 def ceiling(*, repeats: int) -> Iterator[Measurement]:
-    """What the device can do: a large product and a large copy, float32."""
-    side = CEILING_SIDE
-    matrix = jnp.ones((side, side), jnp.float32)
-    product = measure(
-        jax.jit(lambda a: a @ a),
-        matrix,
-        name="matrix product",
-        shapes=f"{side} x {side}, float32",
-        count=1,
-        repeats=repeats,
+    """What the device can do: a large product in either dtype, and a large copy."""
+    for dtype in DTYPES:
+        product = _measure_product(dtype, repeats)
+        yield product._replace(note=f"{product.flops_per_s / 1e9:.0f} GFLOP/s")
+    copy = _measure_copy(repeats)
+    yield copy._replace(
+        note=f"{copied_bytes_per_s(copy) / 1e9:.1f} GB/s read and written"
     )
-    yield product._replace(note=f"{product.flops_per_s / 1e9:.0f} GFLOP/s")
-    copy = measure(
-        jax.jit(lambda a: a + 1.0),
-        matrix,
+
+
+def _measure_product(dtype: str, repeats: int) -> Measurement:
+    """By the path of the models' products, large enough to hide a call's start."""
+    program = jax.jit(lambda a, b: einsum("mk,kn->mn", a, b, dtype))
+    for side in CEILING_SIDES:
+        factors = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
+        product = measure(
+            program,
+            *factors,
+            name="matrix product",
+            shapes=f"{side} x {side}, {dtype}",
+            count=1,
+            repeats=repeats,
+        )
+        if product.fastest_s >= CEILING_S:
+            break
+    return product
+
+
+def _measure_copy(repeats: int) -> Measurement:
+    """In place, and larger than any cache."""
+    size = copy_bytes()
+    return measure(
+        jax.jit(lambda a: (a + 1.0,), donate_argnums=0),
+        jnp.zeros(size // 4, jnp.float32),
         name="copy",
-        shapes=f"{side} x {side}, float32",
+        shapes=f"{size / 2**20:.6g} MiB, float32",
         count=1,
         repeats=repeats,
+        is_carried=True,
     )
-    rate = copied_bytes_per_s(copy) / 1e9
-    yield copy._replace(note=f"{rate:.1f} GB/s read and written")
+
+
+def copy_bytes() -> int:
+    """Of the ceiling's copy, on this device."""
+    return CPU_COPY_BYTES if jax.default_backend() == "cpu" else COPY_BYTES
 
 
 def copied_bytes_per_s(copy: Measurement) -> float:
-    """Of the ceiling's copy: each float32 is read and written."""
-    return 2 * 4 * CEILING_SIDE**2 / copy.fastest_s
+    """Of the ceiling's copy: each byte is read and written."""
+    return 2 * copy_bytes() / copy.fastest_s
+
+
+def share_of_ceiling(result: Measurement, products: Mapping[str, Measurement]) -> float:
+    """The least time of a call's arithmetic, each part in its dtype, over its time.
+
+    On a CPU by processor time.
+
+    Args:
+      products: those of the ceiling by dtype; other arithmetic counts as float32's.
+    """
+    seconds = "fastest_processor_s" if result.peak_of == "process" else "fastest_s"
+    rounded = result.bfloat16_flops
+    parts = {"bfloat16": rounded, "float32": result.flops - rounded}
+    least_s = sum(
+        flops * getattr(products[dtype], seconds) / products[dtype].flops
+        for dtype, flops in parts.items()
+    )
+    return least_s / max(getattr(result, seconds), 1e-9)
 
 
 def peak_memory() -> tuple[int, str]:

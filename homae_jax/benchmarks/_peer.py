@@ -1,7 +1,8 @@
 """Public PyTorch implementations, timed in a Python of their own beside ours.
 
 No part of the project needs them: without `--peer`, or where the named Python lacks
-them, the section says so and goes on.
+them, the section says so and goes on. A peer's process keeps its memory as ours does
+(`runtime.keep_memory`), and its measurements say so.
 """
 
 import argparse
@@ -15,13 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from homae_jax.benchmarks._measure import Measurement
+from homae_jax.benchmarks._measure import DTYPES, Measurement
 from homae_jax.errors import UserError
 from homae_jax.schema import Batch
 
 PROGRAM = Path(__file__).with_name("_peer_program.py")
 TIMEOUT_S = 3600
-DTYPES = ("float32", "bfloat16")
 HOISDF_SIDE = 256  # of its crops, px
 
 
@@ -78,6 +78,15 @@ def run(
                 ),
             }
         )
+
+
+def is_as_measured_elsewhere(config: Any, options: argparse.Namespace) -> bool:
+    """Whether HOISDF's times of elsewhere compare: an encoder of its size on a CPU.
+
+    Not beside a peer of the same run, which says more.
+    """
+    is_comparable = config.model.encoder.variant == "vits14" and not options.peer
+    return is_comparable and jax.default_backend() == "cpu"
 
 
 def hoisdf_request(

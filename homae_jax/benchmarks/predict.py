@@ -58,7 +58,9 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
                 repeats=options.repeats,
             )
             if name == "whole":
-                result = result._replace(figures=_figures(setup.config, result))
+                is_comparable = _peer.is_as_measured_elsewhere(setup.config, options)
+                figures = _figures(setup.config, result, is_comparable)
+                result = result._replace(figures=figures)
             yield result
         request = _peer.hoisdf_request("inference", batch, options)
         yield from _peer.run("HOISDF", request, options, {"whole": result})
@@ -154,13 +156,15 @@ def _reading(setup: _setup.Setup, repeats: int) -> Iterator[Measurement]:
         )
 
 
-def _figures(config: Any, result: Measurement) -> dict[str, float]:
-    """Evaluations of signed distances, and how the peer compares."""
+def _figures(config: Any, result: Measurement, is_comparable: bool) -> dict[str, float]:
+    """Evaluations of signed distances, and how a peer compares that is elsewhere."""
     spent = _counts.evaluations(config.model.points)
-    fastest = result.fastest_s / result.count
-    return {
+    figures = {
         "sdf_evaluations_per_picture": float(sum(spent.values())),
         "flop_per_picture": result.flops / result.count,
-        "times_faster_than_hoisdf_elsewhere_low": PEER_S[0] / fastest,
-        "times_faster_than_hoisdf_elsewhere_high": PEER_S[1] / fastest,
     }
+    if is_comparable:
+        fastest = result.fastest_s / result.count
+        for bound, seconds in zip(("low", "high"), PEER_S, strict=True):
+            figures[f"times_faster_than_hoisdf_elsewhere_{bound}"] = seconds / fastest
+    return figures

@@ -17,6 +17,7 @@ from homae_jax.benchmarks import _setup
 from homae_jax.benchmarks._measure import Measurement
 from homae_jax.errors import UserError
 
+STARTS_PROCESSES = True  # which want the device
 COMMANDS = ("train", "evaluate", "predict", "benchmark")
 FIRST_STEP = "compiled in"  # what the training says after its first step
 

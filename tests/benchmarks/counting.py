@@ -123,6 +123,10 @@ def all_counts() -> dict[str, float]:
         counts[f"evaluations, paper, {sampler}"] = evaluations(config)
         total = inference(config, *of_paper).total
         counts[f"arithmetic, paper, inference, {sampler}"] = total
+        total = loss_gradient(config, *of_paper, own_points=True).total
+        counts[f"arithmetic, paper, gradient, own points, {sampler}"] = total
+    total = loss_gradient(config, *of_paper, own_points=False).total
+    counts["arithmetic, paper, gradient, true points"] = total
     of_default = shapes(default())
     counts["evaluations, synthetic"] = evaluations(default())
     for own_points in (False, True):

@@ -1,20 +1,27 @@
 """What single sections compute beside time: agreement, overlap, peers."""
 
 import argparse
+import json
+import os
+import platform
+import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import trimesh
 
-from homae_jax import assembly
+from configs import ho3d
+from homae_jax import assembly, runtime
 from homae_jax.benchmarks import (
     _peer,
     _peer_program,
     _setup,
     encoder,
+    memory,
     predict,
     samplers,
     targets,
@@ -124,6 +131,37 @@ def test_a_peer_is_compared_with_ours(tmp_path):
     }
 
 
+FAULTS = """
+import resource
+import _peer_program
+import numpy as np
+def fill(request):
+    np.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)
+    return [{"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before}]
+_peer_program.PEERS = {"fill": fill}
+_peer_program.main()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_a_peer_keeps_its_memory_as_ours_does_and_says_so():
+    environment = {**os.environ, "PYTHONPATH": str(_peer.PROGRAM.parent)}
+    environment.pop("GLIBC_TUNABLES", None)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        input=json.dumps({"what": "fill"}),
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    (answer,) = json.loads(done.stdout)
+    assert answer["note"] == "peer keeps memory"
+    assert answer["faults"] <= 8  # without: 64 large pages or 32,768
+
+
 def test_a_peer_that_fails_is_an_error_in_one_line(tmp_path):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
@@ -173,3 +211,63 @@ def test_hoisdf_is_asked_about_the_same_scenes_in_its_larger_crops():
     assert_close(
         "wrist", at[:, :2] / at[:, 2:], zoom * np.asarray(ours[:, 0]), atol=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "peer", "backend", "expected"),
+    [
+        ("vits14", "", "cpu", True),
+        ("vits14", "python", "cpu", False),
+        ("vits14", "", "gpu", False),
+        ("vit_tiny", "", "cpu", False),
+    ],
+)
+def test_hoisdf_elsewhere_is_compared_only_with_what_is_alike(
+    variant, peer, backend, expected, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config, options = ho3d.get_config(), argparse.Namespace(peer=peer)
+    config.model.encoder.variant = variant
+    assert _peer.is_as_measured_elsewhere(config, options) == expected
+    blank = dict.fromkeys(Measurement._fields, 1)
+    figures = predict._figures(config, Measurement(**blank), expected)
+    assert expected == any("elsewhere" in name for name in figures)
+
+
+def where(options, accumulate):
+    if accumulate > 1:
+        raise MemoryError("RESOURCE_EXHAUSTED: too little\nand more")
+    return os.getpid(), "process"
+
+
+def test_memory_of_a_step_is_that_of_a_process_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "_run_steps", where)
+    found, whose = memory._peak_apart(argparse.Namespace(), 1)
+    assert whose == "process" and found != os.getpid()
+    assert memory._peak_apart(argparse.Namespace(), 2) is None
+    refused = "a step in 2 passes does not run: RESOURCE_EXHAUSTED: too little\n"
+    assert capsys.readouterr().err == refused
+
+
+def test_memory_of_a_step_is_planned_and_run(monkeypatch):
+    config, calls = ho3d.get_config(), []
+
+    def step(state, batch):
+        jax.debug.callback(lambda step: calls.append(int(step)), state.step)
+        return state._replace(step=state.step + 1), {}
+
+    weights = {"w": jax.ShapeDtypeStruct((2**26,), jnp.float32)}
+    model = argparse.Namespace(dtype="bfloat16")
+    parts = assembly.Parts(model, None, None, ())
+    monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    monkeypatch.setattr(assembly, "param_shapes", lambda config, parts: weights)
+    monkeypatch.setattr(memory, "build_step", lambda *_, **__: (step, optax.sgd(0.1)))
+    monkeypatch.setattr(memory, "_peak_apart", memory._run_steps)
+    monkeypatch.setattr(runtime, "keep_memory", lambda: None)
+    options = argparse.Namespace(config=config, batch=2, accumulate=[2], run=True)
+    (result,) = memory.run(options)
+    jax.effects_barrier()
+    assert calls == [0, 1]
+    assert result.figures["peak_gib"] * 2**30 == result.peak_bytes
+    assert result.peak_bytes > result.planned_bytes > 2**28
+    assert "2 steps in a process of their own" in result.note
