@@ -562,16 +562,25 @@ def initial_params(config: ml_collections.ConfigDict, parts: Parts) -> dict[str,
             parts.model, config, mano=parts.mano, templates=parts.templates, key=key
         )
 
-    params = jax.jit(fresh)(prng.make_key(config.seed))
-    encoder = config.model.encoder
-    if not encoder.weights:
-        print(f"encoder {encoder.variant}: trained from scratch", flush=True)
-        return params
-    params["vit"] = load_dinov2(
-        encoder.weights, variant=encoder.variant, image_size=config.data.image_size
+    loaded, encoder = {}, config.model.encoder
+    if encoder.weights:  # before anything is compiled: the file may not fit
+        loaded["vit"] = _load_encoder(config)
+    print(
+        f"encoder {encoder.variant}: {encoder.weights or 'trained from scratch'}",
+        flush=True,
     )
-    print(f"encoder {encoder.variant}: {encoder.weights}", flush=True)
-    return params
+    return jax.jit(fresh)(prng.make_key(config.seed)) | loaded
+
+
+def _load_encoder(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What the file of model.encoder.weights holds."""
+    encoder = config.model.encoder
+    try:
+        return load_dinov2(
+            encoder.weights, variant=encoder.variant, image_size=config.data.image_size
+        )
+    except UserError as error:
+        raise UserError(f"--config.model.encoder.weights: {error}") from error
 
 
 def stored_params(run: StoredRun) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from configs import common
 from homae_jax import assembly, convert
+from homae_jax.errors import UserError
 from homae_jax.hand import mano_files
 from homae_jax.models import dinov2
 from tests.hand.built_hand import built_hand
@@ -75,6 +76,16 @@ def test_training_starts_from_either_file(
     jax.tree.map(np.testing.assert_array_equal, params["vit"], wanted)
     assert params["sdf"] == 1
     assert config.model.encoder.weights in capsys.readouterr().out
+
+
+def test_a_missing_weights_file_is_named_before_anything_is_compiled(monkeypatch):
+    config = common.get_config()
+    config.model.encoder.weights = "gone.npz"
+    monkeypatch.setattr(assembly, "init_params", pytest.fail)
+    parts = assembly.Parts(*(None,) * len(assembly.Parts._fields))
+    said = r"^--config\.model\.encoder\.weights: gone\.npz: no such weights file"
+    with pytest.raises(UserError, match=said):
+        assembly.initial_params(config, parts)
 
 
 def test_convert_dinov2_states_variant_and_statistics(source, tmp_path):

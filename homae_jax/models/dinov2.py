@@ -355,7 +355,7 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, Any]]:
     if path.suffix not in readers:
         raise UserError(f"{path}: expected a file ending in {', '.join(readers)}")
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file (model.encoder.weights)")
+        raise UserError(f"{path}: no such weights file")
     return readers[path.suffix](path)
 
 
