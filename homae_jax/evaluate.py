@@ -24,8 +24,8 @@ above. Written into the workdir: eval/<dataset>_<split>.json (with "_predicted" 
 anything was), its tables for papers in eval/tables/, a record of every frame in
 eval/<dataset>_<split>_frames.json, and figures/*.png: predictions beside the truth
 (HOMAE Fig. 4, 5), reconstructions (Fig. 3), slices of the signed distance, training
-curves. Scores that are there already, as after training, are kept unless --overwrite
-is given.
+curves. Scores that are there already, as after training, and an earlier submission are
+kept unless --overwrite is given.
 """
 
 from collections.abc import Sequence

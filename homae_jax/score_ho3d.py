@@ -5,7 +5,8 @@ Example:
   python -m homae_jax.score_ho3d --pred=pred.zip --gt=/data/HO3D_v2
 
 --gt holds evaluation_xyz.json and evaluation_verts.json. --out=scores.json keeps the
-numbers. Nothing of an archive is unpacked to disk; no GPU is needed.
+numbers; a file that is there is kept unless --overwrite is given. Nothing of an archive
+is unpacked to disk; no GPU is needed.
 """
 
 import json

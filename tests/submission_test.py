@@ -75,6 +75,12 @@ def test_score_ho3d_gives_labels_no_error(tmp_path):
     assert "official scores" in done.stdout
     scores = json.loads(out.read_text())
     assert scores["mje_cm"] == scores["v_pe_cm"] == 0 and scores["f_5"] == 1
+    out.write_text("of an earlier call")
+    arguments = (f"--pred={pred}", f"--gt={tmp_path}", f"--out={out}")
+    assert score_ho3d(*arguments).returncode == 2
+    assert out.read_text() == "of an earlier call"
+    assert score_ho3d(*arguments, "--overwrite").returncode == 0
+    assert json.loads(out.read_text()) == scores
 
 
 def test_score_ho3d_mistakes_are_one_line(tmp_path):
