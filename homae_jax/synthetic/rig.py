@@ -88,11 +88,9 @@ class RigWorld(World):
             shift += scene.uniform(*FAR_SHIFT) * sideways
         return CAM_T_RIG[clip.camera] @ transform(rotmat, shift - middle), ()
 
-    def _place_behind(
-        self, rng, clip: Clip, index: int, labels: Labels
-    ) -> tuple[Part, ...]:
+    def _place_behind(self, rng, clip: Clip, labels: Labels) -> tuple[Part, ...]:
         """Things below the hand, at the same places for the whole sequence."""
-        del rng, index, labels
+        del rng, labels
         scene, names, parts = self._scene(clip, -1), self.clutter(clip.split), []
         for _ in range(NUM_THINGS):
             model = self.model(names[scene.integers(len(names))])

@@ -178,7 +178,7 @@ class World:
             Part(model.mesh, model.material, cam_T_hand @ hand_T_obj, OBJECT),
             Part(sleeve, subject.sleeve, cam_T_hand, BACKGROUND),
             *occluders,
-            *self._place_behind(rng, clip, index, labels),
+            *self._place_behind(rng, clip, labels),
         )
         stage = Stage(
             parts=parts,
@@ -324,11 +324,8 @@ class World:
                 return Part(model.mesh, model.material, pose, BACKGROUND)
         return None
 
-    def _place_behind(
-        self, rng, clip: Clip, index: int, labels: Labels
-    ) -> tuple[Part, ...]:
+    def _place_behind(self, rng, clip: Clip, labels: Labels) -> tuple[Part, ...]:
         """Things that stand about farther away, in some frames."""
-        del index
         if rng.random() > 0.4:
             return ()
         names = self.clutter(clip.split)
