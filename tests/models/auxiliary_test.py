@@ -212,6 +212,3 @@ def test_found_options_refuse_a_model_without_the_head():
         scoring.found_options(config)
     config.model.auxiliary = True
     assert scoring.found_options(config)["found"] == ("root",)
-    config.protocol.boxes = "guessed"
-    with pytest.raises(UserError, match=r"protocol\.boxes"):
-        scoring.found_options(config)
