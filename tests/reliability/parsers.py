@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from homae_jax import assembly, bundle, weights
+from homae_jax import assembly, bundle, runtime, weights
 from homae_jax.data import dexycb_files
 from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.pictures import read_picture
@@ -551,6 +551,7 @@ def _config_seeds() -> list[bytes]:
 
 def _read_config(folder: Path) -> Read:
     path = folder / "config.json"
+    runtime.has_bfloat16()  # starts the device, whose memory is no reader's
 
     def read() -> Any:
         text = path.read_text(errors="replace")
