@@ -110,21 +110,20 @@ print(min([call() for _ in range(5)][1:]))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
 def test_a_program_gets_the_memory_of_its_last_call_again():
+    """In one process of three: jax 0.12 now and then takes it in another thread."""
+    assert min(faults_of_a_call("kept") for _ in range(3)) < 50
+    assert faults_of_a_call("given back") > 10_000
+
+
+def faults_of_a_call(kind: str) -> int:
+    """Page faults of a call whose result has 128 MiB, in a process of its own."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("GLIBC_TUNABLES", None)
-    faults = {
-        kind: int(
-            subprocess.run(
-                [sys.executable, "-c", FAULTS, kind],
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            ).stdout
-        )
-        for kind in ("kept", "given back")
-    }
-    assert faults["kept"] < 50 < 10_000 < faults["given back"]
+    command = [sys.executable, "-c", FAULTS, kind]
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return int(done.stdout)
 
 
 def test_where_there_is_no_device_the_memory_is_left_alone(monkeypatch):
