@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ FORMAT_VERSION = 2  # 1: moments by parameter
 FOLDER, ASIDE = "checkpoints", "set_aside"
 STATE, META, HASHES = "state", "meta.json", "hashes.json"
 PART, OLD = ".part", ".old"  # being written; being removed
+CLEARINGS = 20  # attempts, 0.1 s apart; the next start removes what is left then
 MAX_LISTED, MAX_MESSAGE = 8, 300  # parameters, and letters, in one error
 MAX_JSON_BYTES = 16 * 2**20
 REMEDY = "choose another with --restore_step=N or --restore=latest_valid"
@@ -116,7 +118,7 @@ class Checkpointer:
             for old in finished_steps(self._root.parent)[: -self._keep]:
                 _remove(self._root / str(old))
         except Exception as error:  # whatever it is, it must reach the main thread
-            shutil.rmtree(part, ignore_errors=True)
+            _clear(part)
             self._failure = UserError(
                 f"{self._root / str(step)}: the checkpoint could not be written "
                 f"({_line(error)}); those before it are intact"
@@ -134,6 +136,15 @@ def _write_step(folder: Path, state: Any, meta: str) -> None:
     (folder / HASHES).write_text(json.dumps(_hashes(folder), indent=1))
     for path in (folder, *folder.rglob("*")):
         _sync(path)
+
+
+def _clear(part: Path) -> None:
+    """Removes what a failed write has left; other arrays may still be on their way."""
+    for _ in range(CLEARINGS):
+        shutil.rmtree(part, ignore_errors=True)
+        if not part.exists():
+            return
+        time.sleep(0.1)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
