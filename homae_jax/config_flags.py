@@ -335,10 +335,7 @@ def _check_keys(config: ml_collections.ConfigDict, file: Path) -> None:
     known = key_names()
     for key, _ in _flat_items(config.to_dict()):
         if key not in known:
-            near = _nearest_key(known, key)
-            hint = (
-                f"did you mean {near}?" if near else "configs/common.py lists them all"
-            )
+            hint = _hint(known, key)
             raise UserError(f"{file}: sets {key}, and there is no such key; {hint}")
 
 
@@ -403,12 +400,7 @@ def _resolve(
             raise UserError(f"{override}: {path} is a value and has no keys")
         if part not in parent:
             keys = [name for name, _ in _flat_items(config.to_dict())]
-            near = _nearest_key(keys, override.key)
-            hint = (
-                f"did you mean {PREFIX}{near}?"
-                if near
-                else "configs/common.py lists them all"
-            )
+            hint = _hint(keys, override.key, prefix=PREFIX)
             raise UserError(f"{override}: no such key; {hint}")
         if depth < len(parts) - 1:
             parent = parent[part]
@@ -418,13 +410,15 @@ def _resolve(
     return parent, name
 
 
-def _nearest_key(keys: Sequence[str], key: str) -> str | None:
-    """One of the same group, or of the same name, or any."""
+def _hint(keys: Sequence[str], key: str, prefix: str = "") -> str:
+    """The nearest key: one of the same group, or of the same name, or any."""
     group, _, name = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == group]
     namesakes = [k for k in keys if k.rpartition(".")[2] == name]
     near = difflib.get_close_matches(key, siblings, 1) or namesakes[:1]
-    return next(iter(near or difflib.get_close_matches(key, keys, 1)), None)
+    for found in near or difflib.get_close_matches(key, keys, 1):
+        return f"did you mean {prefix}{found}?"
+    return "configs/common.py lists them all"
 
 
 def _read(override: Override, kind: type, current: Any) -> Any:

@@ -70,8 +70,7 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
     Products run in `dtype`, the softmax in float32. As by flax's default, what is
     dropped is dropped in every head and picture.
     """
-    if not is_for_cpu():
-        return _with_flax
+    is_on_cpu = is_for_cpu()
 
     def attend(
         query: Float[Array, "b n h d"],
@@ -82,6 +81,17 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
         dropout_rate: float = 0.0,
         deterministic: bool = False,
     ) -> Float[Array, "b n h d"]:
+        if not is_on_cpu:
+            weights = nn.dot_product_attention_weights(
+                query,
+                key,
+                mask=mask,
+                dropout_rng=dropout_rng,
+                dropout_rate=dropout_rate,
+                deterministic=deterministic,
+                force_fp32_for_softmax=True,  # the product after it stays in `dtype`
+            )
+            return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value)
         if dropout_rate == 0 or deterministic:
             return _on_cpu(query, key, value, dtype, mask)
         share = 1.0 - dropout_rate
@@ -90,28 +100,6 @@ def attention_with_dropout(dtype: DTypeLike) -> Callable[..., jax.Array]:
         return _on_cpu(query, key, value, dtype, mask, kept, share)
 
     return attend
-
-
-def _with_flax(
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b m h d"],
-    value: Float[Array, "b m h d"],
-    mask: Bool[Array, "1 1 n m"] | None = None,
-    dropout_rng: Array | None = None,
-    dropout_rate: float = 0.0,
-    deterministic: bool = False,
-) -> Float[Array, "b n h d"]:
-    """flax's attention; its softmax alone is float32, not the product after it too."""
-    weights = nn.dot_product_attention_weights(
-        query,
-        key,
-        mask=mask,
-        dropout_rng=dropout_rng,
-        dropout_rate=dropout_rate,
-        deterministic=deterministic,
-        force_fp32_for_softmax=True,
-    )
-    return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value)
 
 
 def _by_cudnn(

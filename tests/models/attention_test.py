@@ -62,12 +62,12 @@ def test_weights_beyond_the_cache_are_taken_head_by_head(monkeypatch, cache, pro
     assert str(program).count("dot_general[") == products
 
 
-def test_attention_with_dropout_is_flaxs_draws_included(way):
+def assert_is_flaxs_draws_included(attend):
+    """With a mask and dropout, and without dropout."""
     inputs = make_inputs(num_keys=5)
     mask = jax.random.bernoulli(jax.random.key(1), 0.7, (1, 1, TOKENS, 5))
     mask = mask.at[..., 0].set(True)
     options = {"mask": mask, "dropout_rng": jax.random.key(2), "dropout_rate": 0.3}
-    attend = attention.attention_with_dropout(jnp.float32)
     for deterministic in (False, True):
         options["deterministic"] = deterministic
         ours = value_and_gradient(lambda *x: attend(*x, **options), inputs)
@@ -75,6 +75,10 @@ def test_attention_with_dropout_is_flaxs_draws_included(way):
             lambda *x: nn.dot_product_attention(*x, **options), inputs
         )
         assert_same(ours, theirs)
+
+
+def test_attention_with_dropout_is_flaxs_draws_included(way):
+    assert_is_flaxs_draws_included(attention.attention_with_dropout(jnp.float32))
 
 
 def test_multi_head_attention_takes_it(way):
@@ -119,20 +123,11 @@ def test_cudnn_takes_any_number_of_tokens_under_a_gradient(monkeypatch, num_toke
 
 
 def test_elsewhere_dropout_is_flaxs_and_the_softmax_float32():
-    inputs = make_inputs(num_keys=5)
-    mask = jnp.tri(TOKENS, 5, dtype=bool)[None, None]
-    options = {"mask": mask, "dropout_rng": jax.random.key(2), "dropout_rate": 0.3}
     with as_on_accelerators():
         attend = attention.attention_with_dropout(jnp.bfloat16)
-    for deterministic in (False, True):
-        options["deterministic"] = deterministic
-        ours = value_and_gradient(lambda *x: attend(*x, **options), inputs)
-        theirs = value_and_gradient(
-            lambda *x: nn.dot_product_attention(*x, **options), inputs
-        )
-        assert_same(ours, theirs)
-    low = [x.astype(jnp.bfloat16) for x in inputs]
-    program = str(jax.make_jaxpr(lambda *x: attend(*x, **options))(*low))
+    assert_is_flaxs_draws_included(attend)
+    low = [x.astype(jnp.bfloat16) for x in make_inputs()]
+    program = str(jax.make_jaxpr(attend)(*low))
     results = re.findall(r":(\w+)\[[\d,]*\] = (exp|dot_general)\b", program)
     assert set(results) == {("f32", "exp"), ("bf16", "dot_general")}
 
