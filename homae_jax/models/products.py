@@ -26,7 +26,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from homae_jax.models.xla_cpu import in_memory, is_for_cpu
+from homae_jax.models.xla_cpu import is_for_cpu, transposed
+
+FEW_COLUMNS = 64  # a factor's, beside which the other is better transposed
 
 
 def between(dtype: DTypeLike) -> jnp.dtype:
@@ -180,16 +182,20 @@ def _product(equation: str, a: Array, b: Array) -> jax.Array:
         # These may be divided among devices, and a layout would have them gathered.
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         return jnp.einsum(equation, a, b)
-    # The narrower one is transposed.
-    if b.shape[-1] < a.shape[-1]:
+    # The narrower one is transposed. But the kernel puts its second factor into another
+    # order first; in float32 and for few columns it had better be the narrower one.
+    is_swapped = b.shape[-1] < a.shape[-1]
+    if a.dtype == jnp.float32 and min(a.shape[-1], b.shape[-1]) <= FEW_COLUMNS:
+        is_swapped = not is_swapped
+    if is_swapped:
         a, b, of_a, of_b = b, a, of_b, of_a
     lead, rows, columns = of_a[:-2], of_a[-2], of_a[-1]
     product = jnp.einsum(
         f"{lead}{columns}{rows},{of_b}->{lead}{columns}{of_b[-1]}",
-        in_memory(jnp.swapaxes(a, -1, -2)),
+        transposed(a),
         b,
         preferred_element_type=jnp.float32,
     )
     if result[-1] == of_b[-1]:
         return product
-    return jnp.swapaxes(in_memory(product), -1, -2)
+    return transposed(product)

