@@ -71,8 +71,8 @@ def _run(arguments: list[str]) -> int:
     options = _parse(arguments, modules)
     path = options[0].json
     to_stdout = path == "-"
-    if path and not to_stdout and not Path(path).parent.is_dir():
-        raise UserError(f"--json={path}: no such folder; make it first")
+    if path and not to_stdout:
+        command_line.check_output("--json", path, overwrite=True)
     _prepare(options)
     _start_device(modules)
     report: dict[str, Any] = {"section": arguments[0], **_machine()}
@@ -198,7 +198,9 @@ def _parser(name: str, section: Any | None) -> command_line.Parser:
             "--config", dest="config_file", metavar="FILE", help="configuration file"
         )
         config_flags.add_overrides(parser)
-        parser.add_argument("--peer", help="a Python that has torch and transformers")
+        from homae_jax.benchmarks import _peer
+
+        _peer.add_arguments(parser)
     return parser
 
 

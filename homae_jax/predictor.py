@@ -34,8 +34,7 @@ from homae_jax.geometry import camera
 from homae_jax.hand.mano import ManoModel
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
-from homae_jax.models.homae import Homae
-from homae_jax.models.products import round_factors
+from homae_jax.models.homae import Homae, round_params
 from homae_jax.schema import Batch, Located, ObjectTemplates
 
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
@@ -145,7 +144,7 @@ class Predictor:
         self.model: Homae = assembly.build_model(run.config)
         self.has_auxiliary = bool(self.model.auxiliary)
         params = jax.tree.map(jnp.asarray, _read_params(run))
-        self._params = round_factors(params, self.model.dtype)
+        self._params = round_params(params, self.model.dtype)
         self._hand = jax.tree.map(jnp.asarray, self.mano)
         self._locate = jax.jit(functools.partial(_locate, model=self.model))
         self._answer = jax.jit(functools.partial(answer_batch, model=self.model))

@@ -7,6 +7,7 @@ them, the section says so and goes on. A peer's process keeps its memory as ours
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,11 @@ def add_arguments(
 ) -> None:
     """Options of a section that has a peer; what the peer can do gets one too."""
     parser.add_argument(
-        "--peer", default="", metavar="PYTHON", help="one that has torch and the peers"
+        "--peer",
+        type=_program,
+        default="",
+        metavar="PYTHON",
+        help="one that has torch and the peers",
     )
     if compiles:
         parser.add_argument(
@@ -43,6 +48,13 @@ def add_arguments(
             default="float32",
             help="bfloat16: the peer under torch.autocast",
         )
+
+
+def _program(path: str) -> str:
+    """Something to run, or nothing: found out before anything is measured."""
+    if path and shutil.which(path) is None:
+        raise argparse.ArgumentTypeError(f"{path!r} is no program; name a Python")
+    return path
 
 
 def run(
@@ -68,16 +80,19 @@ def run(
     for values in answer:
         key = values.pop("key")
         result = Measurement(name=f"peer: {name} {key}", **values)
-        own = ours[key]
-        yield result._replace(
-            figures={
-                "times_ours_median": result.median_s / own.median_s,
-                "times_ours_fastest": result.fastest_s / own.fastest_s,
-                "times_ours_processor": (
-                    result.fastest_processor_s / own.fastest_processor_s
-                ),
-            }
-        )
+        yield result._replace(figures=_compared(result, ours[key]))
+
+
+def _compared(peer: Measurement, own: Measurement) -> dict[str, float]:
+    """How many times as long an example takes; calls may differ in size."""
+    size = own.count / peer.count
+    return {
+        "times_ours_median": size * peer.median_s / own.median_s,
+        "times_ours_fastest": size * peer.fastest_s / own.fastest_s,
+        "times_ours_processor": (
+            size * peer.fastest_processor_s / own.fastest_processor_s
+        ),
+    }
 
 
 def is_as_measured_elsewhere(config: Any, options: argparse.Namespace) -> bool:

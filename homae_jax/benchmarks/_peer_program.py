@@ -2,7 +2,7 @@
 
 Reads a request from standard input (JSON: what, its sizes, repeats) and writes
 a list of measurements to standard output, or [{"absent": reason}]. All cores.
-Imports nothing of ours but `_peer_hoisdf.py` beside it.
+Imports nothing of ours but the `_peer_hoisdf*.py` beside it.
 """
 
 import contextlib
@@ -153,6 +153,59 @@ def hoisdf_training(request: dict) -> list[dict]:
     return answers
 
 
+def hoisdf_crops(request: dict) -> list[dict]:
+    """HOISDF's augmented crops of the same files, on one thread."""
+    import _peer_hoisdf_crops as peer
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    width, height = request["size"]
+    masks = [np.packbits(np.ones(height * width, np.uint8))] * 2
+
+    def crop_all() -> None:
+        for row, frame in enumerate(request["frames"]):
+            peer.crop(frame, masks, np.random.default_rng(row))
+
+    num = len(request["frames"])
+    shapes = f"{num} augmented crops of {peer.SIDE} px"
+    return [measure(crop_all, "one core", shapes, num, request["repeats"])]
+
+
+def hoisdf_scores(request: dict) -> list[dict]:
+    """HOISDF's scores of hands, and of objects, with errors of a centimetre."""
+    import _peer_hoisdf_scores as peer
+    import numpy as np
+    import torch
+
+    num, rng = request["batch"], np.random.default_rng(0)
+    joints, vertices = (0.05 * rng.normal(size=(num, p, 3)) for p in (21, 778))
+    pred_joints, pred_vertices = (
+        true + 0.01 * rng.normal(size=true.shape) for true in (joints, vertices)
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(num, *shape, generator=generator)
+
+    model, rotmat, trans = 0.05 * normal(1000, 3), normal(3, 3), 0.1 * normal(3)
+    rotmat = torch.linalg.qr(rotmat).Q
+    pred_rotmat = torch.linalg.qr(rotmat + 0.1 * normal(3, 3)).Q
+    poses = pred_rotmat, trans + 0.01 * normal(3), rotmat, trans
+
+    def hand() -> None:
+        peer.score_hands(pred_joints, joints, pred_vertices, vertices)
+
+    def object_() -> None:
+        peer.score_objects(*poses, model)
+
+    shapes = f"{num} x 21 joints, 778 vertices, 1000 object points"
+    return [
+        measure(function, key, shapes, num, request["repeats"])
+        for key, function in (("hand", hand), ("object", object_))
+    ]
+
+
 def _hoisdf(request: dict) -> tuple:
     import _peer_hoisdf as peer
     import torch
@@ -240,6 +293,8 @@ PEERS = {
     "mano": mano,
     "hoisdf inference": hoisdf_inference,
     "hoisdf training": hoisdf_training,
+    "hoisdf crops": hoisdf_crops,
+    "hoisdf scores": hoisdf_scores,
 }
 
 

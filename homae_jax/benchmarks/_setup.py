@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homae_jax import assembly, config_flags
+from homae_jax.models.attention import check_implementation
 from homae_jax.schema import Batch
 
 CONFIG = "configs/synthetic.py"
@@ -56,9 +57,14 @@ def _load_config(options: argparse.Namespace) -> None:
 
 
 def build(options: argparse.Namespace) -> Setup:
-    """Reads the data set's first frames and makes fresh parameters."""
+    """Reads the data set's first frames and makes fresh parameters.
+
+    Raises:
+      UserError: what would be measured is not what the configuration asks for.
+    """
     config = options.config
     parts = assembly.build_parts(config)
+    check_implementation(parts.model.encoder["attention"], parts.model.dtype)
     source = assembly.build_source(config, config.data.train_split)
     config.evaluate.batch_size = options.batch or config.train.batch_size
     rows = np.arange(config.evaluate.batch_size) % len(source)

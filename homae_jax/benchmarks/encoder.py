@@ -21,7 +21,9 @@ IMAGE_SIZE = 224
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
-    parser.add_argument("--variant", nargs="+", default=["vits14", "vitb14"])
+    parser.add_argument(
+        "--variant", nargs="+", choices=VARIANTS, default=["vits14", "vitb14"]
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", choices=_peer.DTYPES, default="float32")
     _peer.add_arguments(parser, compiles=True, rounds=True)

@@ -1,5 +1,6 @@
-"""All metrics of hands and objects, both protocols, over many samples.
+"""All metrics of hands and objects, both protocols, over many samples; and HOISDF's.
 
+`--peer` names a Python that has torch and scipy, for HOISDF's own way to its scores.
 Samples are 21 joints, 778 vertices and 1,000 object points, drawn at random and anew
 for every batch (their drawing is not timed), so memory does not grow with their number.
 """
@@ -14,11 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from homae_jax import metrics
+from homae_jax.benchmarks import _peer
 from homae_jax.benchmarks._measure import Measurement, measure, peak_memory
 from homae_jax.geometry.rotations import aa_to_rotmat, random_rotmat
 
 NUM_JOINTS, NUM_VERTICES, NUM_POINTS = 21, 778, 1000
 SHAPES = f"{NUM_JOINTS} joints, {NUM_VERTICES} vertices, {NUM_POINTS} object points"
+PEER_BATCH = 8  # it writes out all pairs of an object's points: 24 MB each
 TARGET = "to be within 60 s on two cores"
 
 
@@ -26,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this section."""
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=250, help="samples per call")
+    _peer.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
@@ -33,15 +37,21 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
     batch = min(options.batch, options.samples)
     hand, target = jax.jit(_draw, static_argnums=1)(jax.random.key(0), batch)
     for protocol in metrics.PROTOCOLS:
+        ours = {}
         for part, arguments in ((_hand, hand), (_object, target)):
-            yield measure(
+            name = part.__name__[1:]
+            ours[name] = measure(
                 functools.partial(part, protocol=protocol),
                 *arguments,
-                name=f"{part.__name__[1:]} metrics, {protocol}",
+                name=f"{name} metrics, {protocol}",
                 shapes=f"{batch} x {SHAPES}",
                 count=batch,
                 repeats=options.repeats,
             )
+            yield ours[name]
+        if protocol == "hoisdf":
+            request = {"what": "hoisdf scores", "batch": min(batch, PEER_BATCH)}
+            yield from _peer.run("metrics, HOISDF", request, options, ours)
     yield _run_all(options.samples, batch)
 
 

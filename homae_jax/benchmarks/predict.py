@@ -19,7 +19,6 @@ from homae_jax.benchmarks._measure import Measurement, measure
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
 from homae_jax.models import homae
-from homae_jax.models.products import round_factors
 from homae_jax.predictor import answer_batch
 from homae_jax.schema import Batch
 
@@ -40,7 +39,9 @@ def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """Reading and cropping; then stage after stage and the whole, by batch size."""
     setup = _setup.build(options)
     dtype = setup.parts.model.dtype
-    setup = setup._replace(params=round_factors(setup.params, dtype))  # as Predictor
+    setup = setup._replace(
+        params=homae.round_params(setup.params, dtype)
+    )  # as Predictor
     sizes = (options.batch,) if options.batch else BATCHES
     if not options.whole:
         yield from _reading(setup, options.repeats)

@@ -7,6 +7,7 @@ hand box and the object; joints and vertices of the hand were published later as
 this module is in the OpenCV camera frame (ho3d_files.py turns it).
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Ho3dSource:
         meta, path = self._meta(index)
         return Frame(
             index=index,
-            image=self._read_image(sequence, number),
+            image=read_picture(self.picture_path(index)),
             segmentation=self._read_segmentation(sequence, number),
             gt_joints=ho3d_files.read_truth(self._truth_joints, index, NUM_JOINTS),
             **ho3d_files.labels_of(meta, self._split, path),
@@ -65,6 +66,16 @@ class Ho3dSource:
     def frame_name(self, index: int) -> str:
         """`<sequence>/<number>`, as in the list."""
         return self._names[index]
+
+    def picture_path(self, index: int) -> Path:
+        """The frame's picture; UserError where there is none."""
+        sequence, number = self._parts(index)
+        for suffix in PICTURE_SUFFIXES:
+            path = self._file(sequence, "rgb", number + suffix)
+            if os.path.isfile(path):  # False, too, where a folder may not be entered
+                return path
+        wanted = self._file(sequence, "rgb", number + "{.png,.jpg}")
+        raise UserError(f"{wanted}: no such picture, yet {self._split}.txt lists it")
 
     def frame_info(self, index: int) -> FrameInfo:
         """Visible shares (NaN where not known), object and sequence."""
@@ -138,15 +149,6 @@ class Ho3dSource:
         sequence, number = self._parts(index)
         path = self._file(sequence, "meta", f"{number}.pkl")
         return ho3d_files.read_meta(path), path
-
-    def _read_image(self, sequence: str, number: str) -> UInt8[np.ndarray, "h w 3"]:
-        for suffix in PICTURE_SUFFIXES:
-            try:
-                return read_picture(self._file(sequence, "rgb", number + suffix))
-            except FileNotFoundError:
-                continue
-        wanted = self._file(sequence, "rgb", number + "{.png,.jpg}")
-        raise UserError(f"{wanted}: no such picture, yet {self._split}.txt lists it")
 
     def _read_segmentation(
         self, sequence: str, number: str

@@ -26,6 +26,7 @@ from homae_jax.models.products import between, dense, read_out
 from homae_jax.schema import Located
 
 NUM_OBJECTS = 21  # rows of ObjectTemplates that can be named: all of YCB-Video
+FLOAT32_LAYERS = ("values", "names")  # whose products run in it everywhere
 _PARTS = 3  # attention maps: hand, object, wrist
 TYPICAL_SIZE = 0.4  # of a box, in sides: where its regression starts
 TYPICAL_LOG_DEPTH = -0.7  # a hand filling a crop, z / f
@@ -61,8 +62,10 @@ class AuxiliaryHead(nn.Module):
             [gathered.reshape(batch, -1), place.reshape(batch, -1)], axis=-1
         )
         hidden = nn.gelu(dense(self.width, self.dtype, name="hidden")(flat))
-        values = dense(11, jnp.float32, name="values")(hidden)
-        names = dense(NUM_OBJECTS, jnp.float32, name="names")(hidden)
+        values, names = (
+            dense(size, jnp.float32, name=name)(hidden)
+            for name, size in zip(FLOAT32_LAYERS, (11, NUM_OBJECTS), strict=True)
+        )
         return self._located(place, values, names, intrinsics)
 
     def _located(

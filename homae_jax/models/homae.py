@@ -18,13 +18,13 @@ from homae_jax.geometry import rotations
 from homae_jax.hand import mano as mano_lib
 from homae_jax.models import masking
 from homae_jax.models import points as points_lib
-from homae_jax.models.auxiliary import AuxiliaryHead
+from homae_jax.models.auxiliary import FLOAT32_LAYERS, AuxiliaryHead
 from homae_jax.models.decoder import Decoder, DecoderOutput
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD, make_encoder
 from homae_jax.models.fusion import Fusion
 from homae_jax.models.heads import HandHead, ObjectHead
 from homae_jax.models.pointnet import PointNet
-from homae_jax.models.products import dense
+from homae_jax.models.products import dense, round_factors
 from homae_jax.models.sampling import PointFeatures
 from homae_jax.models.sdf import SdfHead
 from homae_jax.schema import Batch, Located, Outputs, Targets
@@ -37,6 +37,11 @@ def normalise_image(image: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]
     mean, std = jnp.array(IMAGE_MEAN), jnp.array(IMAGE_STD)
     lead = (1,) * (image.ndim - 1)
     return (image / 255.0 - mean.reshape(*lead, 3)) / std.reshape(*lead, 3)
+
+
+def round_params(params: Any, dtype: str) -> Any:
+    """HOMAE's parameters for inference in `dtype`: see `products.round_factors`."""
+    return round_factors(params, dtype, float32_layers=FLOAT32_LAYERS)
 
 
 class Homae(nn.Module):

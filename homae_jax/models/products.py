@@ -16,7 +16,7 @@ may have none: "Unsupported element type for DotThunk"). Hence gradients of our 
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,16 +37,23 @@ def between(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32 if is_rounded else dtype)
 
 
-def round_factors(params: Any, dtype: DTypeLike) -> Any:
+def round_factors(
+    params: Any, dtype: DTypeLike, *, float32_layers: Collection[str] = ()
+) -> Any:
     """Parameters for inference: what only products read is stored in their dtype.
 
     The answers are the same to the bit; nothing is left to be rounded at every call.
-    Convolutions, and kernels that have a length of their own (sdf.WeightNormDense),
-    are read in float32 too and stay.
+    Convolutions, kernels that have a length of their own (sdf.WeightNormDense) and
+    `float32_layers`, by their names, are read in float32 too and stay.
     """
     if not isinstance(params, Mapping):
         return params
-    rounded = {key: round_factors(value, dtype) for key, value in params.items()}
+    rounded = {
+        key: value
+        if key in float32_layers
+        else round_factors(value, dtype, float32_layers=float32_layers)
+        for key, value in params.items()
+    }
     kernel = params.get("kernel")
     if kernel is not None and kernel.ndim < 4 and "scale" not in params:
         rounded["kernel"] = kernel.astype(dtype)

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from homae_jax.benchmarks import (
     _peer,
     _peer_program,
     _setup,
+    data,
     encoder,
     memory,
     predict,
@@ -27,6 +29,8 @@ from homae_jax.benchmarks import (
     targets,
 )
 from homae_jax.benchmarks._measure import Measurement
+from homae_jax.data.ho3d import Ho3dSource
+from homae_jax.data.pictures import read_picture
 from homae_jax.errors import UserError
 from homae_jax.geometry.rotations import rot6d_to_rotmat
 from homae_jax.models import points
@@ -35,6 +39,7 @@ from homae_jax.models.homae import Homae
 from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
 from tests import toy
 from tests.benchmarks import counting
+from tests.data import ho3d_tree
 from tests.proof import assert_close
 
 
@@ -118,7 +123,8 @@ def test_a_peer_is_compared_with_ours(tmp_path):
     text = str(answer).replace("'", '"')
     program.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{text}'\n")
     program.chmod(0o755)
-    values = answer[0] | {"median_s": 1.0, "fastest_s": 1.0, "fastest_processor_s": 1.0}
+    values = answer[0] | {"median_s": 4.0, "fastest_s": 4.0, "fastest_processor_s": 4.0}
+    values["count"] = 4  # examples in a call, where the peer has one
     values.pop("key")
     ours = {"forward": Measurement(name="ours", **values)}
     options = argparse.Namespace(peer=str(program), repeats=3)
@@ -129,6 +135,28 @@ def test_a_peer_is_compared_with_ours(tmp_path):
         "times_ours_fastest": 2.0,
         "times_ours_processor": 4.0,
     }
+
+
+def test_hoisdf_crops_the_pictures_that_ours_are_cropped_from(tmp_path):
+    source = Ho3dSource(ho3d_tree.write_tree(tmp_path), "train")
+    request = data._peer_request(source, [0, 1])
+    assert request["what"] in _peer_program.PEERS
+    for row, frame in enumerate(json.loads(json.dumps(request))["frames"]):
+        ours = source[row]
+        assert (read_picture(Path(frame["path"])) == ours["image"]).all()
+        at = ours["joints"] @ ours["intrinsics"].T
+        assert_close("hand", frame["hand_px"], at[:, :2] / at[:, 2:], atol=1e-6)
+        assert np.shape(frame["object_px"]) == (8, 2)
+        assert request["size"] == [*ours["image"].shape[1::-1]]
+
+
+def test_attention_that_cannot_be_had_is_not_measured(monkeypatch):
+    options = toy.toy_model_options() | {"dtype": "bfloat16"}
+    options["encoder"] = {**options["encoder"], "attention": "cudnn"}
+    parts = assembly.Parts(Homae(**options), None, None, ())
+    monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    with pytest.raises(UserError, match="attention=cudnn needs an NVIDIA GPU"):
+        _setup.build(argparse.Namespace(config=None, batch=1))
 
 
 FAULTS = """

@@ -11,8 +11,12 @@ import pytest
 from homae_jax import losses
 from homae_jax.geometry import rotations
 from homae_jax.models import points
-from homae_jax.models.homae import Homae, aggregate_rotation, normalise_image
-from homae_jax.models.products import round_factors
+from homae_jax.models.homae import (
+    Homae,
+    aggregate_rotation,
+    normalise_image,
+    round_params,
+)
 from tests import toy
 
 KEY = jax.random.key(0)
@@ -156,12 +160,28 @@ def test_rounded_factors_change_no_bit_of_the_answer():
     _, variables, _ = run_plain(False)
     model = Homae(**toy.toy_model_options() | {"dtype": "bfloat16"})
     params = variables["params"]
-    rounded = round_factors(params, "bfloat16")
+    rounded = round_params(params, "bfloat16")
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(rounded)}
     assert dtypes == {"float32", "bfloat16"}
     apply = jax.jit(lambda params: model.apply({"params": params}, batch, mano))
     chex.assert_trees_all_equal(apply(rounded), apply(params))
-    chex.assert_trees_all_equal(round_factors(params, "float32"), params)
+    chex.assert_trees_all_equal(round_params(params, "float32"), params)
+
+
+def test_rounded_factors_change_no_bit_of_what_a_picture_does_not_come_with():
+    """The auxiliary head's last products run in float32."""
+    batch = toy.toy_batch()
+    changes = {"dtype": "bfloat16", "auxiliary": True}
+    model = Homae(**toy.toy_model_options() | changes)
+    locate = functools.partial(model.apply, method="locate")
+    arguments = batch.image, batch.intrinsics
+    params = model.init(KEY, *arguments, method="locate")["params"]
+    rounded = round_params(params, "bfloat16")
+    assert rounded["locator"]["token"]["kernel"].dtype == jnp.bfloat16
+    found, expected = (
+        jax.jit(locate)({"params": each}, *arguments) for each in (rounded, params)
+    )
+    chex.assert_trees_all_equal(found, expected)
 
 
 SWITCHES = [
