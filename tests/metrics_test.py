@@ -372,3 +372,16 @@ def test_nearest_distances_match_a_search_tree_for_sets_of_any_size():
     for i in range(3):
         np.testing.assert_allclose(a_to_b[i], cKDTree(b[i]).query(a[i])[0], atol=1e-6)
         np.testing.assert_allclose(b_to_a[i], cKDTree(a[i]).query(b[i])[0], atol=1e-6)
+
+
+def test_a_point_that_is_lost_is_near_to_nothing():
+    """A NaN among the predictions must not pass for a hit, nor hide among others."""
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.normal(size=(2, 40, 3)), jnp.float32) for _ in range(2))
+    broken = a.at[1, 7, 2].set(jnp.nan)
+    for pair, own in (((broken, b), 0), ((b, broken), 1)):
+        distances = metrics.nearest_distances(*pair)
+        others = distances[1 - own]  # any of them might have been nearest to it
+        assert jnp.isnan(distances[own][1, 7]) and jnp.isnan(others[1]).all()
+        assert jnp.isfinite(distances[own][0]).all() and jnp.isfinite(others[0]).all()
+    assert jnp.isnan(metrics.point_errors(broken, b)[1, 7])

@@ -7,9 +7,9 @@ TINY = 1e-12
 
 
 def safe_sqrt(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Square root of max(x, 0), with gradient 0 at and below 0."""
-    is_positive = x > 0
-    return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, x, 1.0)), 0.0)
+    """Square root of max(x, 0), with gradient 0 at and below 0; NaN of NaN."""
+    is_flat = x <= 0
+    return jnp.where(is_flat, 0.0, jnp.sqrt(jnp.where(is_flat, 1.0, x)))
 
 
 def safe_norm(x: Float[Array, "*b d"]) -> Float[Array, "*b"]:

@@ -13,6 +13,14 @@ def test_safe_sqrt_is_finite_in_value_and_gradient_everywhere():
     assert np.isfinite(jax.vmap(jax.grad(numerics.safe_sqrt))(VALUES)).all()
 
 
+def test_nothing_safe_hides_what_is_not_a_number():
+    """An error of 0 where the prediction is lost would be a perfect score."""
+    lost = jnp.array([jnp.nan, 4.0])
+    np.testing.assert_array_equal(numerics.safe_sqrt(lost), [np.nan, 2.0])
+    np.testing.assert_array_equal(numerics.safe_norm(lost[:, None]), [np.nan, 4.0])
+    np.testing.assert_array_equal(numerics.safe_divide(lost, lost), [np.nan, 1.0])
+
+
 def test_safe_sqrt_matches_numpy_above_zero():
     np.testing.assert_allclose(
         numerics.safe_sqrt(VALUES), np.sqrt(np.maximum(VALUES, 0)), rtol=1e-6
