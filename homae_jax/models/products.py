@@ -28,8 +28,6 @@ from jaxtyping import Array, Float
 
 from homae_jax.models.xla_cpu import is_for_cpu, transposed
 
-FEW_COLUMNS = 64  # a factor's, beside which the other is better transposed
-
 
 def between(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of what lies between products that run in `dtype`, on this device."""
@@ -189,11 +187,7 @@ def _product(equation: str, a: Array, b: Array) -> jax.Array:
         # These may be divided among devices, and a layout would have them gathered.
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         return jnp.einsum(equation, a, b)
-    # The narrower one is transposed. But the kernel puts its second factor into another
-    # order first; in float32 and for few columns it had better be the narrower one.
-    is_swapped = b.shape[-1] < a.shape[-1]
-    if a.dtype == jnp.float32 and min(a.shape[-1], b.shape[-1]) <= FEW_COLUMNS:
-        is_swapped = not is_swapped
+    is_swapped = b.shape[-1] < a.shape[-1]  # the narrower one is transposed
     if is_swapped:
         a, b, of_a, of_b = b, a, of_b, of_a
     lead, rows, columns = of_a[:-2], of_a[-2], of_a[-1]
