@@ -47,11 +47,9 @@ def _score_hand(
         yield f"pa_{name}", _mean_distance(align(pred, true), true)
     aligned = align(pred_vertices, vertices)
     for threshold in F_THRESHOLDS:
-        for prefix, pred in (("", pred_vertices), ("pa_", aligned)):
-            yield (
-                f"{prefix}f_{1e3 * threshold:.0f}",
-                _f_score(pred, vertices, threshold),
-            )
+        name = f"f_{1e3 * threshold:.0f}"
+        yield name, _f_score(pred_vertices, vertices, threshold)
+        yield f"pa_{name}", _f_score(aligned, vertices, threshold)
 
 
 def align(points: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -38,10 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Iterator[Measurement]:
     """Reading and cropping; then stage after stage and the whole, by batch size."""
     setup = _setup.build(options)
-    dtype = setup.parts.model.dtype
-    setup = setup._replace(
-        params=homae.round_params(setup.params, dtype)
-    )  # as Predictor
+    params = homae.round_params(setup.params, setup.parts.model.dtype)  # as Predictor
+    setup = setup._replace(params=params)
     sizes = (options.batch,) if options.batch else BATCHES
     if not options.whole:
         yield from _reading(setup, options.repeats)
