@@ -2,9 +2,11 @@
 
 A number on a device is only there when its step is done. Whoever asks for it at once
 makes the host wait for the device, and then the device for the host; an interval later
-it has long been there.
+it has long been there. Nor may the host run far ahead: steps that are dispatched, not
+done, would count as done, and each keeps its batch on the device.
 """
 
+import collections
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ import numpy as np
 
 LAST, MOST = ("lr", "num_skipped"), ("num_skipped_in_a_row",)  # not averaged
 IS_SKIPPED = "is_skipped"
+RUN_AHEAD = 2  # steps that may be dispatched and not done
 
 
 class SkippedStep(NamedTuple):
@@ -44,6 +47,7 @@ class IntervalMeter:
     def __init__(self, *, batch_size: int):
         self._batch_size = batch_size
         self._steps: list[_Step] = []
+        self._dispatched: collections.deque[Mapping[str, Any]] = collections.deque()
         self._pending: tuple[list[_Step], dict[str, float]] | None = None
         self._is_first = True
         self.compile_seconds = 0.0  # what the first step took the host
@@ -67,9 +71,15 @@ class IntervalMeter:
         self._start += time.monotonic() - start
 
     def add(self, step: int, terms: Mapping[str, Any], rows: np.ndarray) -> None:
-        """Notes a step that was dispatched; the first, which compiles, is not timed."""
+        """Notes a step that was dispatched, and waits until few are under way.
+
+        The first, which compiles, is not timed.
+        """
         self._steps.append(_Step(step, terms, np.asarray(rows)))
         self._num_timed += 1
+        self._dispatched.append(terms)
+        if len(self._dispatched) > RUN_AHEAD:
+            jax.block_until_ready(self._dispatched.popleft())
         if self._is_first:
             self._is_first = False
             self.compile_seconds = time.monotonic() - self._start

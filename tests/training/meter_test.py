@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from homae_jax.training.meter import IntervalMeter
+from homae_jax.training.meter import RUN_AHEAD, IntervalMeter
 
 
 def terms(loss: float, *, is_skipped: int = 0, **others) -> dict:
@@ -77,3 +77,33 @@ def test_interval_meter_times_steps_and_waiting_but_not_the_compilation():
     assert 10 < values["steps_per_second"] < 26
     assert values["images_per_second"] == pytest.approx(10 * values["steps_per_second"])
     assert 0.5 < values["data_wait_share"] < 0.9
+
+
+class SlowTerm:
+    """A term on a device whose steps take a time each, one after the other."""
+
+    SECONDS = 0.02
+    busy_until = 0.0
+
+    def __init__(self):
+        start = max(time.monotonic(), SlowTerm.busy_until)
+        self.done = SlowTerm.busy_until = start + self.SECONDS
+
+    def block_until_ready(self):
+        time.sleep(max(0.0, self.done - time.monotonic()))
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((), dtype)
+
+
+def test_interval_meter_does_not_take_dispatched_steps_for_done():
+    meter = IntervalMeter(batch_size=1)
+    num = 20
+    start = time.monotonic()
+    for step in range(num):  # the host itself takes no time
+        meter.add(step, {"loss": SlowTerm()}, np.arange(1))
+    meter.end()
+    spent = time.monotonic() - start
+    assert spent > (num - RUN_AHEAD - 1) * SlowTerm.SECONDS
+    assert meter.flush().values["steps_per_second"] < 1.3 / SlowTerm.SECONDS
