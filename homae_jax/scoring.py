@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from homae_jax import assembly
 from homae_jax.data import pipeline
@@ -208,7 +208,7 @@ def _build_runner(
         model=parts.model,
         mano=parts.mano,
         templates=parts.templates,
-        true_vertices=truth.vertices,
+        true_hand=truth.hand,
         near_sigma=config.targets.near_sigma,
         has_masking=config.model.mask.enabled,
         seed=config.seed,
@@ -238,12 +238,13 @@ class HandTruth:
     """True hands of a split: a benchmark's own joints and meshes, or MANO's of labels.
 
     HO-3D's evaluation split has no pose labels, but its truth is published: there,
-    hands count as labelled for scores.
+    hands count as labelled for scores, those of meshes where these are published too.
     """
 
     def __init__(self, source: Source, parts: assembly.Parts, *, fingertips: str):
         self._source = source
         self._is_published = source.ground_truth(0) is not None
+        self._has_pose = source[0]["hand_pose"] is not None
         self._pose = jax.jit(
             lambda batch: posed_hand(batch, parts.mano, fingertips=fingertips)
         )
@@ -254,21 +255,27 @@ class HandTruth:
             return batch
         return batch._replace(has_hand=np.ones(len(batch.is_real), bool))
 
-    def vertices(self, batch: Batch) -> Float[np.ndarray, "b 778 3"]:
-        """True vertices, camera frame; meaningless where `has_hand` is off."""
+    def hand(self, batch: Batch) -> evaluator.TrueHand:
+        """What to score a batch against; meaningless where `has_hand` is off."""
+        joints, vertices = None, None
+        if self._has_pose:
+            joints, vertices = map(np.asarray, self._pose(batch))
         rows = [self._source.ground_truth(int(i)) for i in batch.sample_index]
-        if any(row is None or row.vertices is None for row in rows):
-            return np.asarray(self._pose(batch))
-        return np.stack([row.vertices for row in rows]).astype(np.float32)
+        if all(row is not None and row.vertices is not None for row in rows):
+            vertices = np.stack([row.vertices for row in rows]).astype(np.float32)
+        return evaluator.TrueHand(joints, vertices)
 
 
-def posed_hand(batch: Batch, mano: ManoModel, *, fingertips: str) -> jax.Array:
-    """Vertices of the labelled MANO pose, at the labelled wrist."""
+def posed_hand(
+    batch: Batch, mano: ManoModel, *, fingertips: str
+) -> tuple[jax.Array, jax.Array]:
+    """Joints and vertices of the labelled MANO pose, at the labelled wrist."""
     rotmat = rotations.aa_to_rotmat(jnp.asarray(batch.hand_pose))
     posed = mano_forward(
         mano, rotmat, jnp.asarray(batch.hand_betas), fingertips=fingertips
     )
-    return posed.vertices - posed.joints[:, :1] + jnp.asarray(batch.wrist)[:, None]
+    shift = jnp.asarray(batch.wrist)[:, None] - posed.joints[:, :1]
+    return posed.joints + shift, posed.vertices + shift
 
 
 def shown_rows(
@@ -299,7 +306,7 @@ def fit_trivial(
         rows.append(
             (
                 (batch.joints - wrist)[hand],
-                (np.asarray(pose(batch)) - wrist)[hand],
+                (np.asarray(pose(batch)[1]) - wrist)[hand],
                 batch.object_rotmat[obj],
                 (batch.object_trans - batch.wrist)[obj & hand],
             )

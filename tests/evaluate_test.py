@@ -187,7 +187,25 @@ def test_hand_truth_is_published_or_mano(parts):
         batch = next(batches)
         assert batch.has_hand.all() == (split == "train")
         assert truth.mark(batch).has_hand.all()
-        np.testing.assert_allclose(truth.vertices(batch), source.vertices, atol=1e-5)
+        hand = truth.hand(batch)
+        np.testing.assert_allclose(hand.vertices, source.vertices, atol=1e-5)
+        assert (hand.joints is None) == (split == "evaluation")
+
+
+def test_a_published_hand_without_its_mesh_is_scored_by_its_joints_alone(parts):
+    """The rest pose of absent labels is nobody's truth."""
+
+    class Joints(ToySource):
+        def ground_truth(self, i):
+            return super().ground_truth(i)._replace(vertices=None)
+
+    source = Joints("evaluation", 2)
+    batches = assembly.build_eval_batches(
+        toy_config(), source, np.arange(2), parts.object_names
+    )
+    truth = scoring.HandTruth(source, parts, fingertips="ho3d")
+    batch = truth.mark(next(batches))
+    assert batch.has_hand.all() and truth.hand(batch) == (None, None)
 
 
 def test_shown_rows_are_in_probed_batches_and_exist():

@@ -156,12 +156,12 @@ def score_labels(layout, config):
         model=model,
         mano=mano,
         templates=templates,
-        true_vertices=truth.vertices,
+        true_hand=truth.hand,
         near_sigma=0.01,
         has_masking=False,
     )
     runner._predict = lambda _, batch, __: predict_labels(
-        batch, truth.vertices(jax.tree.map(np.asarray, batch))
+        batch, truth.hand(jax.tree.map(np.asarray, batch)).vertices
     )
     batches = assembly.build_eval_batches(config, source, np.arange(len(source)), names)
     return evaluator.evaluate(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from homae_jax.evaluation import passes, probes
-from homae_jax.evaluation.evaluator import Prediction
+from homae_jax.evaluation.evaluator import Prediction, TrueHand
 from homae_jax.geometry import mesh_sdf
 from homae_jax.schema import Array, Batch, ObjectTemplates
 
@@ -53,7 +53,7 @@ class ModelRunner:
         model: Any,
         mano: Any,
         templates: ObjectTemplates,
-        true_vertices: Callable[[Batch], Float[np.ndarray, "b 778 3"] | None],
+        true_hand: Callable[[Batch], TrueHand],
         near_sigma: float,
         has_masking: bool,
         seed: int = 0,
@@ -63,7 +63,7 @@ class ModelRunner:
         """Prepares the compiled passes.
 
         Args:
-          true_vertices: the true hand meshes of a batch, or None where there are none.
+          true_hand: what the hands of a batch are compared with.
           near_sigma: scatter of the probed points about the surface, metres.
           has_masking: whether the model masks; without, nothing is reconstructed.
           found, center_depth: of passes.predict: what is not taken from the labels.
@@ -73,7 +73,7 @@ class ModelRunner:
         self._params = jax.tree.map(jnp.asarray, params)
         self._mano, self._templates = mano, templates
         self._hand_faces = jnp.asarray(mano.closed_faces)
-        self._true_vertices = true_vertices
+        self._true_hand = true_hand
         self._probed: set[int] = set()
         self._shown_samples: set[int] = set()
         self._has_masking = has_masking
@@ -116,7 +116,8 @@ class ModelRunner:
         """Answers a batch (numpy); probes it and keeps rows of it where told to."""
         device = jax.tree.map(jnp.asarray, batch)
         answer = self._predict(self._params, device, self._mano)
-        gt_vertices = self._true_vertices(batch)
+        true_hand = self._true_hand(batch)
+        gt_vertices = true_hand.vertices
         blank = np.full(len(batch.is_real), np.nan)
         values = dict.fromkeys(PROBES, blank)
         baselines = dict(values)
@@ -132,7 +133,7 @@ class ModelRunner:
             vertices=answer.vertices,
             object_rotmat=answer.object_rotmat,
             object_trans=answer.object_trans,
-            gt_vertices=gt_vertices,
+            true_hand=true_hand,
             extra=values,
             extra_baselines=baselines,
         )

@@ -104,7 +104,7 @@ def labels(batch):
         vertices=vertices,
         object_rotmat=batch.object_rotmat,
         object_trans=batch.object_trans,
-        gt_vertices=vertices,
+        true_hand=evaluator.TrueHand(None, vertices),
     )
 
 
@@ -269,8 +269,31 @@ def test_evaluate_carries_extra_values_and_their_baselines():
 
 
 def test_evaluate_without_true_meshes_leaves_their_metrics_out():
-    result = run(lambda batch: labels(batch)._replace(gt_vertices=None))
+    nothing = evaluator.TrueHand(None, None)
+    result = run(lambda batch: labels(batch)._replace(true_hand=nothing))
     assert "mje_mm" in result["metrics"] and "v_pe_mm" not in result["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "wanted"),
+    [
+        ("dexycb", {"hoisdf": 20 / 21 * 3.0, "standard": 0.0}),
+        ("ho3d", {"hoisdf": 0.0, "standard": 0.0}),
+    ],
+)
+def test_hoisdf_scores_hands_against_mano_on_the_labels_pose(dataset, wanted):
+    """Its truth on DexYCB; the labels' joints are all others'."""
+
+    def predict(batch):
+        joints = np.array(batch.joints)
+        joints[:, 1:] += np.float32([0.003, 0, 0])[None, None]  # all but the wrist
+        vertices = VERTICES[batch.sample_index % NUM]
+        return labels(batch)._replace(true_hand=evaluator.TrueHand(joints, vertices))
+
+    result = run(predict, dataset=dataset)
+    sections = {"hoisdf": result, **result["other_protocols"]}
+    found = {name: section["metrics"]["mje_mm"] for name, section in sections.items()}
+    assert found == pytest.approx(wanted, abs=1e-3)
 
 
 def test_evaluate_raises_on_a_prediction_that_is_not_finite():

@@ -41,12 +41,13 @@ def batches():
         yield part._replace(is_real=part.sample_index < 3)
 
 
-def true_vertices(batch):
+def true_hand(batch):
     rotmat = rotations.aa_to_rotmat(jnp.asarray(batch.hand_pose))
     posed = mano_forward(
         toy.toy_mano(), rotmat, jnp.asarray(batch.hand_betas), fingertips="ho3d"
     )
-    return np.asarray(posed.vertices - posed.joints[:, :1]) + batch.wrist[:, None]
+    rooted = np.asarray(posed.vertices - posed.joints[:, :1])
+    return evaluator.TrueHand(None, rooted + batch.wrist[:, None])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def run():
         model=MODEL,
         mano=mano,
         templates=templates,
-        true_vertices=true_vertices,
+        true_hand=true_hand,
         near_sigma=0.01,
         has_masking=True,
     )
