@@ -20,12 +20,21 @@ install_import_hook("homae_jax", "beartype.beartype")
 import jax
 import pytest
 
+from tests.hand import built_hand
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The processes of the suite share every program: thousands are single operations, and
 # each takes as long to compile as ten of them to load.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 MANY_KB = 3_000_000  # ever held by a test process; from then on it forgets programs
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_hand(tmp_path_factory):
+    """The suite's processes build the hand once: it takes ten seconds."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        built_hand.shared = tmp_path_factory.getbasetemp().parent
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -158,10 +158,21 @@ def test_load_dinov2_fits_the_encoder(reference, tiny_variants, tmp_path, suffix
 def test_public_variants_have_the_published_sizes():
     millions = {"vits14": 22, "vitb14": 86, "vitl14": 304, "vitg14": 1136}
     for name, wanted in millions.items():
-        for variant in (name, f"{name}_reg"):
-            shapes = dinov2.expected_shapes(dinov2.VARIANTS[variant], 37)
-            count = sum(int(np.prod(shape)) for shape in shapes.values())
-            assert round(count / 1e6) in (wanted, wanted + 1), variant
+        shapes = dinov2.expected_shapes(dinov2.VARIANTS[name], 37)
+        count = sum(int(np.prod(shape)) for shape in shapes.values())
+        assert round(count / 1e6) in (wanted, wanted + 1), name
+
+
+def test_registers_are_four_tokens_and_nothing_else():
+    plain, registers = (
+        dinov2.expected_shapes(dinov2.VARIANTS[name], 37)
+        for name in ("vits14", "vits14_reg")
+    )
+    assert registers.pop("register_tokens") == (4, 384)
+    assert registers == plain
+    for name in ("vits14", "vitb14", "vitl14", "vitg14"):
+        *sizes, num_registers = dinov2.VARIANTS[f"{name}_reg"][:7]
+        assert (sizes, num_registers) == (list(dinov2.VARIANTS[name][:6]), 4)
 
 
 @pytest.mark.parametrize(
