@@ -41,7 +41,10 @@ def over_layers(term, layered: Float[Array, "l b *rest"]) -> Float[Array, ""]:
 def reconstruction_losses(
     outputs: Outputs, is_real: Bool[Array, " b"]
 ) -> dict[str, Float[Array, ""]]:
-    """L_rec over all pixels (HOMAE eq. 10) and, to watch, over masked ones alone."""
+    """L_rec over all pixels (HOMAE eq. 10) and, to watch, over masked ones alone.
+
+    The second is a mean over colours too, as in the evaluation's tables.
+    """
     squared = jnp.sum((outputs.image - outputs.clean_image) ** 2, axis=-1)
     terms = {"rec": masked_mean(squared, is_real)}
     if outputs.patch_mask is not None:
@@ -49,6 +52,7 @@ def reconstruction_losses(
         pixels = jnp.repeat(jnp.repeat(outputs.patch_mask, factor, 1), factor, 2)
         count = jnp.maximum(jnp.sum(pixels, axis=(1, 2)), 1)
         per_row = jnp.sum(jnp.where(pixels, squared, 0.0), axis=(1, 2)) / count
+        per_row = per_row / outputs.image.shape[-1]
         terms["rec_masked"] = masked_mean(per_row[:, None], is_real)
     return terms
 

@@ -123,7 +123,7 @@ class Outputs(NamedTuple):
         Float[Array, "b h w 3"] | None
     )  # reconstruction, normalised; None if not asked
     masked_image: Float[Array, "b h w 3"] | None  # what the encoder saw, normalised
-    patch_mask: Bool[Array, "b gh gw"] | None  # True where a patch was masked
+    patch_mask: Bool[Array, "b gh gw"] | None  # True: masked; None: nothing was
     heatmap: Float[Array, "b s s"]
     hand_mask_logits: Float[Array, "b s s"]
     object_mask_logits: Float[Array, "b s s"]

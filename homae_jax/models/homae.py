@@ -225,13 +225,13 @@ class Homae(nn.Module):
             found["scene_located"] = self.locator(scene, batch.scene.intrinsics)
         return found
 
-    def _mask(self, image: Array, batch: Batch) -> tuple[Array, Array]:
-        """Target-focused masking of every image (HOMAE eq. 1-7)."""
+    def _mask(self, image: Array, batch: Batch) -> tuple[Array, Array | None]:
+        """Target-focused masking of every image (HOMAE eq. 1-7), if it is on."""
         options = dict(self.mask)
+        if not options.pop("enabled"):
+            return image, None
         patch, fill = options["patch"], options.pop("fill")
         grid, target = self.image_size // patch, options.pop("target")
-        if not options.pop("enabled"):
-            return image, jnp.zeros((image.shape[0], grid, grid), bool)
 
         def draw(key: Array, hand_box: Array, object_box: Array) -> Array:
             box = masking.target_box(target, hand_box, object_box)
