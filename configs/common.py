@@ -154,7 +154,7 @@ def _points() -> ConfigDict:
     # "coarse_to_fine" [D]: dense's points by 1 % of its evaluations | "dense" [H]
     p.sampler = "coarse_to_fine"
     p.coarse_factor = 16  # coarse_to_fine: its first cells are this many points wide
-    p.refine_share = 0.009  # coarse_to_fine: of the evaluations of "dense", on the rest
+    p.refine_share = 0.012  # coarse_to_fine: of the evaluations of "dense", on the rest
     return p
 
 
@@ -208,7 +208,7 @@ def _targets() -> ConfigDict:
     t.near_sigma = 0.03  # metres, spread of those points [D]
     t.object_sdf = "exact"  # "exact": point to triangle | "grid": baked lattice
     t.heatmap_sigma_px = 1.25  # pixels of the heat map [H]
-    t.point_jitter = (0.03, 0.05, 0.07)  # normalised, by thirds of the epoch [H]
+    t.point_jitter = (0.03, 0.05, 0.07)  # normalised; up to 30, 70, 100 % of an epoch
     return t
 
 
@@ -276,7 +276,7 @@ def _train() -> ConfigDict:
     g.keep_checkpoints = 3
     g.on_failed_save = "go_on"  # when a checkpoint cannot be written: "go_on" | "stop"
     g.max_skipped_in_a_row = 20  # steps not finite before a run gives up; 0 = never
-    g.eval_every = 0  # steps; 0 = at the end only
+    g.eval_every = 0  # steps; 0 = at the end only; on the way: eval/step_<n>/
     g.figures_every = 1000  # pictures for TensorBoard
     g.wandb = ""  # project on Weights & Biases, if that package is there; "" = none
     g.init_from = ""  # workdir or export whose parameters start this run

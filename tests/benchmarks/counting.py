@@ -28,7 +28,7 @@ SAMPLERS = {
     "coarse_to_fine": {
         "sampler": "coarse_to_fine",
         "coarse_factor": 16,
-        "refine_share": 0.009,
+        "refine_share": 0.012,
     },
 }
 
