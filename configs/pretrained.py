@@ -20,6 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.auxiliary = True
     c.model.dtype = "float32"  # as it was trained, on every device
     c.data.root = "cache/synthetic_pretrained"
-    c.synthetic.num_train = 2000
-    c.train.steps = 900
+    c.synthetic.num_train = 5000
+    c.train.steps = 4000
     return c
