@@ -126,7 +126,7 @@ def joint_metrics(
 
     Returns:
       mje (in the protocol's frame), mje_root (wrists on each other), st_mje, pa_mje,
-      j_auc, pa_j_auc.
+      j_auc, st_j_auc, pa_j_auc.
     """
     _check(protocol)
     allow_reflection = protocol == "standard"
@@ -142,6 +142,7 @@ def joint_metrics(
         "st_mje": jnp.mean(scaled, axis=-1),
         "pa_mje": jnp.mean(aligned, axis=-1),
         "j_auc": area_under_pck(raw),
+        "st_j_auc": area_under_pck(scaled),
         "pa_j_auc": area_under_pck(aligned),
     }
 

@@ -36,6 +36,7 @@ from homae_jax.hand.mano_files import load_mano
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
 from homae_jax.models.homae import Homae, round_params
 from homae_jax.schema import Batch, Located, ObjectTemplates
+from homae_jax.viz.figures import picture_from_normalised
 
 SHIPPED = Path(__file__).resolve().parent / "pretrained"
 SURE_FROM = 0.5  # belief in a known object, below which none is named
@@ -44,7 +45,6 @@ MIN_BOX_PX = 4  # of a hand or object to be looked at
 FARTHEST = 20.0  # metres; beyond, millimetres were meant
 MIRROR = np.diag([-1.0, 1.0, 1.0])  # x of the camera, for left hands
 SLICE_SIDE = 48  # samples of an SDF slice, per axis
-SLICE_HALF_SIZE = {"hand": 0.13, "object": 0.16}  # metres
 
 
 class ObjectShape(NamedTuple):
@@ -263,11 +263,16 @@ class Predictor:
             key = jax.random.key(seed)
             seen = self._reconstruct(self._params, batch, self._hand, key)
             masked, reconstruction = (
-                _as_it_came(_picture(image), result.is_left)
+                _as_it_came(
+                    picture_from_normalised(
+                        np.asarray(image[0]), IMAGE_MEAN, IMAGE_STD
+                    ),
+                    result.is_left,
+                )
                 for image in (seen.masked_image, seen.image)
             )
         asked = [
-            jnp.asarray(_square(SLICE_HALF_SIZE[part]) + at[None])[None]
+            jnp.asarray(passes.slice_points(part, SLICE_SIDE) + at[None])[None]
             for part, at in _middles(result, batch).items()
         ]
         values = self._distances(self._params, batch, self._hand, *asked)
@@ -571,22 +576,9 @@ def _middles(result: Prediction, batch: Batch) -> dict[str, Float[np.ndarray, " 
     return {part: at - np.asarray(origins[part]) for part, at in middles.items()}
 
 
-def _square(half_size: float) -> Float[np.ndarray, "n 3"]:
-    """SLICE_SIDE^2 points of a square facing the camera, rows from the top."""
-    axis = np.linspace(-half_size, half_size, SLICE_SIDE)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    return np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
-
-
 def _as_it_came(picture: np.ndarray, is_left: bool) -> np.ndarray:
     """Mirrored back, where the network has seen the mirror image."""
     return np.ascontiguousarray(picture[:, ::-1]) if is_left else picture
-
-
-def _picture(image: jax.Array) -> UInt8[np.ndarray, "s s 3"]:
-    """The network's normalised image back as 8-bit RGB."""
-    values = np.asarray(image[0]) * np.array(IMAGE_STD) + np.array(IMAGE_MEAN)
-    return np.clip(np.round(255.0 * values), 0, 255).astype(np.uint8)
 
 
 def _boxes_to_picture(

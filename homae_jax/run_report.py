@@ -190,14 +190,12 @@ def _cell(value: Any) -> str:
 
 
 def _frame_lists(frames: Sequence[Mapping[str, Any]]) -> list[Any]:
+    from homae_jax.evaluation import report
     from homae_jax.viz.run_page import Block
 
     keys = [key for key in (frames[0] if frames else {}) if key != "row"]
 
-    def error(record: Mapping[str, Any]) -> float:
-        return sum(record.get(key) or 0.0 for key in ("mje_root_mm", "oce_mm"))
-
-    ranked = sorted(frames, key=error)
+    ranked = sorted(frames, key=report.frame_error)
     lists = {"Best frames": ranked, "Worst frames": ranked[::-1]}
     return [
         Block(

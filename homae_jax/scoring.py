@@ -56,15 +56,25 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def result_file(
-    config: ml_collections.ConfigDict, workdir: str | Path, split: str
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    split: str,
+    *,
+    on_the_way_at: int | None = None,
 ) -> Path:
-    """Where `Scorer.evaluate` writes its numbers; predicted inputs are in the name."""
+    """Where `Scorer.evaluate` writes its numbers; predicted inputs are in the name.
+
+    Those of a step on the way have a folder of their own: `eval/*.json` are the run's.
+    """
     protocol = config.protocol.to_dict()
     found = sorted(key for key, value in protocol.items() if value == "predicted")
     words = [config.data.dataset, split]
     if found:
         words += ["predicted", *(found if len(found) < len(protocol) else [])]
-    return Path(workdir) / "eval" / f"{'_'.join(words)}.json"
+    folder = Path(workdir) / "eval"
+    if on_the_way_at is not None:
+        folder /= f"step_{on_the_way_at}"
+    return folder / f"{'_'.join(words)}.json"
 
 
 class Scorer:
@@ -95,12 +105,20 @@ class Scorer:
         runner(self._previewed)
         return self._draw(runner.shown, title="preview")
 
-    def evaluate(self, params: Any, *, workdir: str | Path, step: int) -> report.Result:
+    def evaluate(
+        self,
+        params: Any,
+        *,
+        workdir: str | Path,
+        step: int,
+        is_on_the_way: bool = False,
+    ) -> report.Result:
         """Writes JSON, tables and figures, prints the table.
 
         Args:
           params: of `parts.model`, on the host or any one device.
           step: when they were saved; kept in the result.
+          is_on_the_way: the run goes on; see `result_file`.
         """
         config, parts, source = self._config, self._parts, self._source
         workdir = Path(workdir)
@@ -130,7 +148,8 @@ class Scorer:
             "num_samples": runner.num_probed,
             "near_sigma_mm": 1e3 * config.targets.near_sigma,
         }
-        path = result_file(config, workdir, self._split)
+        at = int(step) if is_on_the_way else None
+        path = result_file(config, workdir, self._split, on_the_way_at=at)
         report.write_result(result, path)
         name = path.stem
         report.write_result({"frames": records}, path.with_name(f"{name}_frames.json"))
@@ -189,10 +208,7 @@ def _settings(config: ml_collections.ConfigDict, source: Source) -> dict[str, An
 def extreme_rows(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     """Rows with the smallest and the largest sum of hand and object errors."""
 
-    def error(record: Mapping[str, Any]) -> float:
-        return sum(record.get(key) or 0.0 for key in ("mje_root_mm", "oce_mm"))
-
-    ranked = [record["row"] for record in sorted(records, key=error)]
+    ranked = [record["row"] for record in sorted(records, key=report.frame_error)]
     num = min(NUM_EXTREME, len(ranked) // 2)
     return {"best": ranked[:num], "worst": ranked[::-1][:num]} if num else {}
 

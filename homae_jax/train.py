@@ -405,7 +405,8 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                         step, run.scorer.preview(engine.get_state(state).params)
                     )
                 if _is_due(step, options.eval_every) and not is_last:
-                    result = evaluate(run, engine.get_state(state))
+                    state_now = engine.get_state(state)
+                    result = evaluate(run, state_now, is_on_the_way=True)
                     writer.record(step, _scores(result))
                 if any(_is_due(step, n) for n in rare):
                     parallel.wait_for_all(f"step {step}")
@@ -413,11 +414,16 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     return engine.get_state(state)
 
 
-def evaluate(run: Run, state: Any) -> Any:
+def evaluate(run: Run, state: Any, *, is_on_the_way: bool = False) -> Any:
     """Scores a state on the evaluation split; prints the table."""
     if not _is_first():
         return {}
-    return run.scorer.evaluate(state.params, workdir=run.workdir, step=int(state.step))
+    return run.scorer.evaluate(
+        state.params,
+        workdir=run.workdir,
+        step=int(state.step),
+        is_on_the_way=is_on_the_way,
+    )
 
 
 def log(interval: Any, writer: Any, run: Run, *, save: Callable[[], str]) -> None:

@@ -254,6 +254,11 @@ def test_result_file_names_what_was_predicted():
     ]
 
 
+def test_result_of_a_step_on_the_way_is_not_among_the_runs_own():
+    path = scoring.result_file(toy_config(), "w", "val", on_the_way_at=7)
+    assert path.parent == Path("w/eval/step_7")
+
+
 def world_of(root: Path, *, is_complete: bool) -> ml_collections.ConfigDict:
     config = synthetic.get_config()
     config.data.root = str(root)

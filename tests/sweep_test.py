@@ -24,11 +24,11 @@ RESULT = {
 }
 
 
-def finish(folder, mje=21.8):
-    (folder / "eval").mkdir(parents=True)
+def finish(folder, mje=21.8, results="eval"):
+    (folder / results).mkdir(parents=True)
     result = RESULT | {"metrics": RESULT["metrics"] | {"mje_mm": mje}}
-    (folder / "eval" / "ho3d_evaluation.json").write_text(json.dumps(result))
-    (folder / "eval" / "ho3d_evaluation_frames.json").write_text("{}")
+    (folder / results / "ho3d_evaluation.json").write_text(json.dumps(result))
+    (folder / results / "ho3d_evaluation_frames.json").write_text("{}")
 
 
 def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
@@ -42,6 +42,15 @@ def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
     assert lines[0].endswith("--config.train.epochs=1")
     assert lines[1].startswith("done    patches_8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["patches_8"]
+
+
+def test_a_setting_evaluated_on_the_way_is_not_done(tmp_path, capsys):
+    finish(tmp_path / "patches_8", results="eval/step_1000")
+    arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--settings=patches_8"]
+    assert sweep.main([*arguments, "--dry_run"]) == 0
+    assert capsys.readouterr().out.startswith("to run  patches_8")
+    assert sweep.main([*arguments, "--collect"]) == 0
+    assert capsys.readouterr().out == "no result yet: patches_8\n"
 
 
 def test_from_another_folder_runs_lie_there(tmp_path, monkeypatch, capsys):

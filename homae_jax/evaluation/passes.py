@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from homae_jax.geometry import camera
 from homae_jax.schema import Batch, Targets
+
+SLICE_HALF_SIZE = {"hand": 0.13, "object": 0.16}  # metres
 
 
 class Answer(NamedTuple):
@@ -109,6 +112,15 @@ def signed_distances(
         {"params": params}, batch, mano, targets=targets, own_points=False
     )
     return out.hand_sdf_norm / scale, out.object_sdf_norm / scale
+
+
+def slice_points(target: str, side: int) -> Float[np.ndarray, "n 3"]:
+    """side^2 points of a square that faces the camera, rows from the top, metres."""
+    half = SLICE_HALF_SIZE[target]
+    axis = np.linspace(-half, half, side)
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    plane = np.stack([x, y, np.zeros_like(x)], axis=-1)
+    return plane.reshape(-1, 3).astype(np.float32)
 
 
 def reconstruct(

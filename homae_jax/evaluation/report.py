@@ -65,7 +65,7 @@ def _share(name: str) -> Unit:
 
 HAND_UNITS = {
     **{name: _mm(name) for name in ("mje", "mje_root", "st_mje", "pa_mje")},
-    **{name: _share(name) for name in ("j_auc", "pa_j_auc")},
+    **{name: _share(name) for name in ("j_auc", "st_j_auc", "pa_j_auc")},
     **{name: _mm(name) for name in ("v_pe", "pa_v_pe")},
     **{name: _share(name) for name in ("v_auc", "pa_v_auc")},
     **{name: _share(name) for name in ("f_5", "f_15", "pa_f_5", "pa_f_15")},
@@ -166,6 +166,11 @@ def frame_records(
             samples.index, names, infos, rows, strict=True
         )
     ]
+
+
+def frame_error(record: Mapping[str, Any]) -> float:
+    """By which frames are ranked: the sum of hand and object errors, mm."""
+    return sum(record.get(key) or 0.0 for key in ("mje_root_mm", "oce_mm"))
 
 
 def write_result(result: Result, path: str | Path) -> None:

@@ -21,7 +21,6 @@ from homae_jax.schema import Array, Batch, ObjectTemplates
 
 NUM_POINTS = 1024  # of a probe, and of a slice: one compiled program for both
 SLICE_SIDE = 32
-SLICE_HALF_SIZE = {"hand": 0.13, "object": 0.16}  # metres
 
 # Result key -> the trivial predictor's value, where it is no probe of its own.
 PROBES = (
@@ -270,7 +269,7 @@ def facing_points(
         "object": obj - batch.object_center,
     }
     return {
-        name: square_points(SLICE_HALF_SIZE[name])[None] + center[:, None]
+        name: passes.slice_points(name, SLICE_SIDE)[None] + center[:, None]
         for name, center in middle.items()
     }
 
@@ -290,14 +289,6 @@ def sign_shares(
 ) -> dict[str, dict[str, Float[Array, " b"]]]:
     """probes.sign_shares for each surface there is."""
     return {name: probes.sign_shares(pred[name], true[name]) for name in true}
-
-
-def square_points(half_size: float) -> Float[np.ndarray, "n 3"]:
-    """SLICE_SIDE^2 points of a square facing the camera, rows from the top."""
-    axis = np.linspace(-half_size, half_size, SLICE_SIDE)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    plane = np.stack([x, y, np.zeros_like(x)], axis=-1)
-    return plane.reshape(-1, 3).astype(np.float32)
 
 
 def spread(num: int, of: int) -> np.ndarray:

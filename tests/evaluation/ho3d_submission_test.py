@@ -72,6 +72,7 @@ def test_score_matches_a_known_offset_in_cm_and_mm(truth, tmp_path):
     assert scores["v_pe_mm"] == pytest.approx(12)
     assert scores["st_mje_mm"] == pytest.approx(0, abs=1e-9)
     assert scores["j_auc"] == pytest.approx(1 - 0.01 / 0.05, abs=0.006)
+    assert scores["st_j_auc"] == pytest.approx(1, abs=0.006)
     assert scores["f_15"] == 1.0 > scores["f_5"]
 
 

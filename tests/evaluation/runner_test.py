@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from homae_jax.evaluation import evaluator
+from homae_jax.evaluation import evaluator, passes
 from homae_jax.evaluation.runner import (
     PROBES,
-    SLICE_HALF_SIZE,
     SLICE_SIDE,
     ModelRunner,
     spread,
-    square_points,
 )
 from homae_jax.geometry import rotations
 from homae_jax.hand.mano import mano_forward
@@ -118,18 +116,18 @@ def test_runner_keeps_the_rows_told_to_and_no_padding(run):
 def test_runner_slices_hold_the_true_distance(run):
     shown = run[0].shown[0]
     assert int(shown.batch.object_index) == 1  # a ball
-    points = square_points(SLICE_HALF_SIZE["object"])  # round the true centre
+    points = passes.slice_points("object", SLICE_SIDE)  # round the true centre
     radius = np.linalg.norm(points, axis=-1)
     np.testing.assert_allclose(
         shown.slices["object"][1].ravel(), radius - 0.05, atol=5e-4
     )
 
 
-def test_square_points_run_right_then_down():
-    points = square_points(0.3).reshape(SLICE_SIDE, SLICE_SIDE, 3)
-    np.testing.assert_allclose(points[0, 0], [-0.3, -0.3, 0], atol=1e-6)
-    np.testing.assert_allclose(points[0, -1], [0.3, -0.3, 0], atol=1e-6)
-    np.testing.assert_allclose(points[-1, 0], [-0.3, 0.3, 0], atol=1e-6)
+def test_slice_points_run_right_then_down():
+    points = passes.slice_points("object", 5).reshape(5, 5, 3)
+    np.testing.assert_allclose(points[0, 0], [-0.16, -0.16, 0], atol=1e-6)
+    np.testing.assert_allclose(points[0, -1], [0.16, -0.16, 0], atol=1e-6)
+    np.testing.assert_allclose(points[-1, 0], [-0.16, 0.16, 0], atol=1e-6)
 
 
 def test_spread_reaches_both_ends_without_repeats():
