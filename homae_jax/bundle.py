@@ -88,6 +88,15 @@ def _check(arrays: dict[str, np.ndarray], num: int) -> None:
         raise ValueError("faces of vertices that are not there")
 
 
+def may_hand_on(dataset: str, mano_path: str) -> bool:
+    """Whether the hand of a run is free of MANO's licence.
+
+    Args:
+      dataset, mano_path: `data.dataset` and `data.mano`; a path may lead to anything.
+    """
+    return dataset == "synthetic" and not mano_path
+
+
 def pack_hand(mano: ManoModel) -> bytes:
     """The content of ``hand.npz``, as hand.mano_files.load_mano reads it."""
     buffer = io.BytesIO()

@@ -102,7 +102,8 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
         print(f"left out objects and programs: {error}")
         return files
     files[bundle.OBJECTS] = bundle.pack_objects(parts.templates, parts.object_names)
-    if run.config.data.dataset == "synthetic":
+    data = run.config.data
+    if bundle.may_hand_on(data.dataset, data.mano):
         files[bundle.HAND] = bundle.pack_hand(parts.mano)
     if not _PROGRAM.value:
         return files

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import synthetic
-from homae_jax import assembly, weights
+from homae_jax import assembly, bundle, weights
 from homae_jax.errors import UserError
 from homae_jax.training.checkpoint import Checkpointer
 
@@ -86,6 +86,19 @@ def test_open_run_raises_on_a_configuration_that_is_none():
         with pytest.raises(UserError, match="exports/x") as caught:
             assembly.config_from_json(text, "exports/x")
         assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("dataset", "path", "may"),
+    [
+        ("synthetic", "", True),
+        ("synthetic", "/data/mano/MANO_RIGHT.pkl", False),
+        ("ho3d", "", False),
+        ("dexycb", "/data/mano/MANO_RIGHT.pkl", False),
+    ],
+)
+def test_only_the_synthetic_worlds_own_hand_is_handed_on(dataset, path, may):
+    assert bundle.may_hand_on(dataset, path) == may
 
 
 def test_config_json_round_trips_with_its_tuples():
