@@ -14,8 +14,8 @@ import yaml
 
 from homae_jax.data.dexycb_files import SERIALS, SUBJECTS
 from homae_jax.hand.joints import MANO_TO_SIMPLE
-from homae_jax.hand.label_joints import dexycb_label_joints
 from homae_jax.hand.mano_files import load_mano
+from tests.hand.label_joints import dexycb_label_joints
 from tests.hand.toy_files import unpack_hand
 
 USED_SUBJECTS = (SUBJECTS[0], SUBJECTS[2])

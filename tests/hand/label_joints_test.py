@@ -5,9 +5,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from homae_jax.geometry.camera import GL_TO_CV
-from homae_jax.hand import label_joints, mano, mano_files
+from homae_jax.hand import mano, mano_files
 from homae_jax.hand.joints import MANO_TO_SIMPLE
 from homae_jax.synthetic.hand_model import mirror_hand
+from tests.hand import label_joints
 from tests.hand.built_hand import built_hand
 
 MICROMETRE = 1e-6
