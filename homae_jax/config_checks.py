@@ -88,7 +88,7 @@ BELOW_ONE = (
     "optimizer.b1",
     "optimizer.b2",
 )
-NUM_JITTERS = 3  # of targets.point_jitter: by thirds of an epoch
+NUM_JITTERS = 3  # of targets.point_jitter: three parts of an epoch
 
 
 def check(config: ml_collections.ConfigDict) -> None:

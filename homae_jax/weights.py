@@ -2,7 +2,8 @@
 
 An export is a folder:
 
-* ``parameters.safetensors``: every parameter, named by its path ("vit/pos_embed");
+* ``parameters.safetensors``: every parameter, named by its path
+  ("vit/position_embedding");
 * ``config.json``: the whole configuration the parameters were trained with;
 * ``checkpoint/``: the same parameters for orbax's StandardCheckpointer, if asked for;
 * what else the caller hands over (``extras``);

@@ -35,8 +35,8 @@ def make_loss_fn(
     with a probability, drawn once per step (HOISDF).
 
     Args:
-      jitter: half-widths of the noise on pose points, normalised, by thirds of an
-        epoch.
+      jitter: half-widths of the noise on pose points, normalised, up to 30 % of an
+        epoch, up to 70 % and beyond.
       own_points_probability: 0 leaves the sampler out of the compiled step.
       frozen: parts of the network that get no gradient, which saves its computation.
       recolour: (key, batch) -> the batch in other colours; None where the loader has
