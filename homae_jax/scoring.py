@@ -408,7 +408,8 @@ def _sdf_slices(shown: Sequence[Shown], source: Source) -> np.ndarray:
     """Crop and slices through the predicted hand and object, facing the camera."""
     rows = []
     for each in shown:
-        has_truth = {"hand": each.batch.has_hand, "object": each.batch.has_object}
+        has_hand = each.batch.has_hand and each.gt_vertices is not None
+        has_truth = {"hand": has_hand, "object": each.batch.has_object}
         slices = [
             figures.sdf_slice(
                 each.slices[part][0],

@@ -192,14 +192,45 @@ def test_hand_truth_is_published_or_mano(parts):
         assert (hand.joints is None) == (split == "evaluation")
 
 
+class JointsAlone(ToySource):
+    """evaluation_xyz.json is there, evaluation_verts.json is not."""
+
+    def ground_truth(self, i):
+        return super().ground_truth(i)._replace(vertices=None)
+
+
+class Unpublished(ToySource):
+    """HO-3D's evaluation split as its archive brings it."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i) | {"gt_joints": None}
+
+    def ground_truth(self, i):
+        return None
+
+
+@pytest.mark.parametrize("kind", [JointsAlone, Unpublished])
+def test_scorer_scores_and_draws_whatever_truth_there_is(
+    parts, tmp_path, monkeypatch, kind
+):
+    def build_source(_, split):
+        return kind(split, 3) if split == "evaluation" else ToySource(split, 3)
+
+    monkeypatch.setattr(assembly, "build_source", build_source)
+    config = toy_config()
+    scorer = scoring.Scorer(config, parts, split="evaluation")
+    params = assembly.initial_params(config, parts)
+    assert "sdf" in scorer.preview(params)
+    result = scorer.evaluate(params, workdir=tmp_path, step=1)
+    assert ("mje_mm" in result["metrics"]) == (kind is JointsAlone)
+    assert "v_pe_mm" not in result["metrics"] and "oce_mm" in result["metrics"]
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert any(name.endswith("sdf.png") for name in names)
+
+
 def test_a_published_hand_without_its_mesh_is_scored_by_its_joints_alone(parts):
     """The rest pose of absent labels is nobody's truth."""
-
-    class Joints(ToySource):
-        def ground_truth(self, i):
-            return super().ground_truth(i)._replace(vertices=None)
-
-    source = Joints("evaluation", 2)
+    source = JointsAlone("evaluation", 2)
     batches = assembly.build_eval_batches(
         toy_config(), source, np.arange(2), parts.object_names
     )

@@ -39,7 +39,9 @@ class Shown(NamedTuple):
     answer: passes.Answer
     gt_vertices: Float[np.ndarray, "778 3"] | None
     reconstruction: passes.Reconstruction | None
-    slices: Mapping[str, Float[np.ndarray, "2 s s"]]  # predicted and true SDF, metres
+    slices: Mapping[
+        str, Float[np.ndarray, "2 s s"]
+    ]  # predicted and true SDF, metres; NaN: not known
 
 
 class ModelRunner:
@@ -203,7 +205,7 @@ class ModelRunner:
         gt_vertices: Array | None,
         rows: np.ndarray,
     ) -> dict[str, Float[np.ndarray, "n 2 s s"]]:
-        """Predicted and true SDF on the squares of `facing_points`."""
+        """Predicted and true SDF on the squares of `facing_points`; NaN: no truth."""
         points = self._square_points(batch, answer)
         true = self._true_distances(
             points,
@@ -211,9 +213,10 @@ class ModelRunner:
         )
         pred = self._predicted_distances(batch, points)
         slices = {}
-        for name, distances in true.items():
-            both = (np.asarray(pred[name])[rows], np.asarray(distances)[rows])
-            pair = np.stack(both, axis=1)
+        for name, distances in pred.items():
+            found = np.asarray(distances)[rows]
+            known = np.asarray(true[name])[rows] if name in true else np.nan * found
+            pair = np.stack((found, known), axis=1)
             slices[name] = pair.reshape(len(rows), 2, SLICE_SIDE, SLICE_SIDE)
         return slices
 
