@@ -1,7 +1,8 @@
 """HOMAE on HO-3D v2: the paper's setting on one GPU of 24 GB (HOMAE sec. IV-B).
 
     python -m homae_jax.train --config=configs/ho3d.py \\
-        --config.data.root=/data/HO3D_v2 --config.data.models=/data/YCB_Video_Models \\
+        --config.data.root=/data/HO3D_v2 \\
+        --config.data.models=/data/YCB_Video_Models/models \\
         --config.data.mano=/data/mano/MANO_RIGHT.pkl \\
         --config.model.encoder.weights=/data/dinov2_vitb14.safetensors
 

@@ -36,7 +36,7 @@ from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Source
 from homae_jax.errors import UserError
 from homae_jax.hand.mano import ManoModel
-from homae_jax.hand.mano_files import load_mano
+from homae_jax.hand.mano_files import left_beside, load_mano
 from homae_jax.models.dinov2 import load_dinov2
 from homae_jax.models.homae import Homae
 from homae_jax.objects.templates import load_templates
@@ -270,9 +270,8 @@ def _dexycb_source(
     config: ml_collections.ConfigDict, paths: DataPaths, split: str
 ) -> DexYcbSource:
     """Says on the console how many frames are used, and how many others report."""
-    left_file = paths.mano.with_name(paths.mano.name.replace("RIGHT", "LEFT"))
-    has_left = left_file != paths.mano and left_file.is_file()
-    left = load_mano(left_file, side="left") if has_left else None
+    left_file = left_beside(paths.mano)
+    left = load_mano(left_file, side="left") if left_file else None
     source = DexYcbSource(
         paths.root,
         split,

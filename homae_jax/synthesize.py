@@ -14,8 +14,8 @@ Examples:
       --unseen
 
   # real YCB models (<name>/textured_simple.obj), which you have to download yourself
-  python -m homae_jax.synthesize --out=/data/ycb --models=/data/YCB_Video_Models \\
-      --num_train=9000 --num_eval=900
+  python -m homae_jax.synthesize --out=/data/ycb --num_train=9000 --num_eval=900 \\
+      --models=/data/YCB_Video_Models/models
 
 An interrupted run goes on when the same command is given again; a finished one returns
 at once. The same seed gives the same labels, whatever the number of workers. Nothing

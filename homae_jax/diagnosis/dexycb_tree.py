@@ -14,7 +14,7 @@ from homae_jax.diagnosis import agreement
 from homae_jax.diagnosis.survey import Count, Shown, Survey
 from homae_jax.errors import UserError
 from homae_jax.hand.mano import ManoModel
-from homae_jax.hand.mano_files import load_mano
+from homae_jax.hand.mano_files import left_beside, load_mano
 from homae_jax.objects.ycb import YCB_NAMES
 
 SPLITS = ("s0_train", "s0_val", "s0_test")  # together, every frame once
@@ -164,9 +164,9 @@ def _notes(
 def _hands(mano: Path | None) -> dict[str, ManoModel]:
     if mano is None:
         return {}
-    left = mano.with_name(mano.name.replace("RIGHT", "LEFT"))
+    left = left_beside(mano)
     hands = {"right": load_mano(mano)}
-    if left != mano and left.is_file():
+    if left:
         hands["left"] = load_mano(left, side="left")
     return hands
 

@@ -70,6 +70,16 @@ def close_wrist(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "g 3"]:
     return np.concatenate([faces, np.array(fan, faces.dtype)])
 
 
+def left_beside(path: Path) -> Path | None:
+    """The left hand's file beside a right one's; None where there is none.
+
+    MANO_RIGHT.pkl has MANO_LEFT.pkl, mano_right.npz has mano_left.npz.
+    """
+    name = path.name.replace("RIGHT", "LEFT").replace("right", "left")
+    left = path.with_name(name)
+    return left if left != path and left.is_file() else None
+
+
 def load_mano(path: str | Path, *, side: str = "right") -> ManoModel:
     """Reads a MANO hand: an official ``.pkl`` or an ``.npz`` of `save_mano_npz`.
 

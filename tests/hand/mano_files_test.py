@@ -261,3 +261,14 @@ def test_load_mano_names_a_missing_file(tmp_path):
     for name in ("none.npz", "none.pkl"):
         with pytest.raises(UserError, match=rf"{name}: .*[Nn]o such file"):
             load_mano(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("right", "left"),
+    [("MANO_RIGHT.pkl", "MANO_LEFT.pkl"), ("mano_right.npz", "mano_left.npz")],
+)
+def test_left_beside_keeps_the_names_spelling(tmp_path, right, left):
+    assert mano_files.left_beside(tmp_path / right) is None
+    (tmp_path / left).touch()
+    assert mano_files.left_beside(tmp_path / right) == tmp_path / left
+    assert mano_files.left_beside(tmp_path / "hand.npz") is None
