@@ -42,9 +42,9 @@ class ExportedModel:
         manifest = json.loads(self._read(MANIFEST, None))
         self._hashes = {k: v["sha256"] for k, v in manifest["files"].items()}
         self.about = json.loads(self._checked(ABOUT))
-        self._params = safetensors.load(self._checked(PARAMETERS))
+        self._params = jax.device_put(safetensors.load(self._checked(PARAMETERS)))
         self._program = export.deserialize(bytearray(self._checked(PROGRAM)))
-        self._hand = self._read_hand(hand)
+        self._hand = jax.device_put(self._read_hand(hand))
         self._locate = None
         if LOCATE in self._hashes:
             self._locate = export.deserialize(bytearray(self._checked(LOCATE)))

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def join_processes() -> None:
             f"JAX_COORDINATOR_ADDRESS and {', '.join(PROCESS_VARIABLES.values())}, or "
             "start them by SLURM or MPI"
         ) from error
+    if _is_alone_on_its_node():
+        jax.config.update("jax_cuda_visible_devices", "all")
+
+
+def _is_alone_on_its_node() -> bool:
+    """Whether SLURM started one process a node; JAX gives each one GPU all the same."""
+    per_node = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # "1(x2)", "4(x2),2"
+    return re.fullmatch(r"1(\(x\d+\))?", per_node) is not None
 
 
 def cache_dir() -> Path:

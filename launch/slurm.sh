@@ -12,9 +12,10 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 train=(-m homae_jax.train --distributed "$@")
 if [ -n "${DRY_RUN:-}" ]; then
-  echo "srun .venv/bin/python ${train[*]}"
+  echo "srun --cpus-per-task=${SLURM_CPUS_PER_TASK:-16} .venv/bin/python ${train[*]}"
   exit 0
 fi
 # Once, before there are several processes: they share the folder.
 source launch/setup.sh
-exec srun "$PYTHON" "${train[@]}"
+# Since SLURM 22.05 srun does not inherit the CPUs of a task.
+exec srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-16}" "$PYTHON" "${train[@]}"

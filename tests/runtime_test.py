@@ -136,3 +136,22 @@ def test_where_there_is_no_device_the_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *setting: settings.append(setting))
     runtime.keep_memory()
     assert settings == [("jax_cpu_enable_async_dispatch", False)]
+
+
+@pytest.mark.parametrize(
+    ("per_node", "visible"),
+    [("1(x2)", "all"), ("1", "all"), ("4(x2)", "0"), ("1,2", "0"), ("", "0")],
+)
+def test_a_process_alone_on_its_node_has_all_its_gpus(monkeypatch, per_node, visible):
+    """JAX takes the GPU of SLURM_LOCALID for a process, however many there are."""
+
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+
+    def initialize(**_):
+        jax.config.update("jax_cuda_visible_devices", "0")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", per_node)
+    runtime.join_processes()
+    assert settings == {"jax_cuda_visible_devices": visible}

@@ -185,7 +185,10 @@ def test_slurm_script_dry_runs_without_an_environment(tmp_path):
         check=False,
     )
     wanted = "-m homae_jax.train --distributed --config=configs/ho3d.py\n"
-    assert done.stdout == f"srun .venv/bin/python {wanted}" and not done.stderr
+    assert (
+        done.stdout == f"srun --cpus-per-task=16 .venv/bin/python {wanted}"
+        and not done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
