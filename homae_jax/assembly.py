@@ -283,6 +283,8 @@ def _dexycb_source(
         cache_dir=runtime.cache_dir() / "index",
     )
     print(source.describe(), flush=True)
+    if note := dexycb_files.split_note(paths.root):
+        print(note, flush=True)
     return source
 
 

@@ -177,6 +177,20 @@ def find_sequences(
                 yield read_sequence(root, subject, name), cameras
 
 
+def split_note(root: Path) -> str | None:
+    """One line where the splits cannot be the official ones; None where they are."""
+    counts = {subject: len(sequence_names(root, subject)) for subject in SUBJECTS}
+    other = {s: n for s, n in counts.items() if n not in (0, SEQUENCES_PER_SUBJECT)}
+    if not other:
+        return None
+    subject, num = next(iter(other.items()))
+    return (
+        f"note: {subject} has {num} of {SEQUENCES_PER_SUBJECT} sequences"
+        + (f", so have {len(other) - 1} more subjects" if len(other) > 1 else "")
+        + ": splits go by their number, so they are not the official ones"
+    )
+
+
 def sequence_names(root: Path, subject: str) -> list[str]:
     """A subject's sequences, sorted; none where the folder is not there."""
     folder = root / subject

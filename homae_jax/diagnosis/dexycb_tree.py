@@ -145,13 +145,8 @@ def _notes(
     models: Path | None,
     mano: Path | None,
 ) -> Iterator[str]:
-    for subject in SUBJECTS:
-        num = len(dexycb_files.sequence_names(root, subject))
-        if num not in (0, dexycb_files.SEQUENCES_PER_SUBJECT):
-            yield (
-                f"note: {subject} has {num} of 100 sequences; splits go by their "
-                "number, so they are not the official ones"
-            )
+    if note := dexycb_files.split_note(root):
+        yield note
     without = sum(not (root / s.path / "pose.npz").is_file() for s in sequences)
     if without:
         yield f"note: {without} sequences have no pose.npz; it is not read"

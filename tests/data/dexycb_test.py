@@ -291,3 +291,14 @@ def test_missing_left_model_says_what_to_do(tree):
             cache_dir=tree.parent / "cache",
             workers=0,
         )
+
+
+def test_a_missing_sequence_is_told_for_it_moves_the_splits(tmp_path):
+    subjects = dexycb_files.SUBJECTS[:2]
+    for subject in subjects:
+        for number in range(100):
+            (tmp_path / subject / f"20200101_{number:06d}").mkdir(parents=True)
+    assert dexycb_files.split_note(tmp_path) is None
+    (tmp_path / subjects[1] / "20200101_000000").rmdir()
+    note = dexycb_files.split_note(tmp_path)
+    assert f"{subjects[1]} has 99 of 100" in note and "not the official ones" in note
