@@ -44,7 +44,7 @@ def _data() -> ConfigDict:
     d.eval_split = "evaluation"
     # DexYCB: "annotated" | "hoisdf_full" | "hoisdf_small" | "artiboost" | "right"
     d.filter = "annotated"
-    d.left_hands = "mirror"  # DexYCB: "mirror" [H] | "keep" | "drop"
+    d.left_hands = "mirror"  # DexYCB: "mirror" [H] | "drop"
     d.max_train_frames = 0  # 0 = all; n = the first n of a seeded shuffle
     d.max_eval_frames = 0  # 0 = all; n = n frames evenly spaced over the split
     d.image_size = 224  # side of the square crop, px [P]

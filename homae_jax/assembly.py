@@ -39,7 +39,7 @@ from homae_jax.hand.mano import ManoModel
 from homae_jax.hand.mano_files import left_beside, load_mano
 from homae_jax.models.dinov2 import load_dinov2
 from homae_jax.models.homae import Homae
-from homae_jax.objects.templates import load_templates
+from homae_jax.objects.templates import load_templates, odd_boxes
 from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import Batch, ObjectTemplates
 from homae_jax.synthetic import record
@@ -145,7 +145,7 @@ def data_paths(config: ml_collections.ConfigDict) -> DataPaths:
     models, mano = config.data.models, config.data.mano
     return DataPaths(
         root=root,
-        models=Path(models).expanduser() if models else root / "models",
+        models=_models_folder(Path(models).expanduser() if models else root / "models"),
         mano=Path(mano).expanduser() if mano else root / "mano" / "MANO_RIGHT.pkl",
     )
 
@@ -156,6 +156,13 @@ def check_split(config: ml_collections.ConfigDict, split: str) -> None:
         dexycb_files.check_split(split)
     else:
         ho3d_files.read_list(data_paths(config).root, split)
+
+
+def _models_folder(folder: Path) -> Path:
+    """The folder of the models, where it or the one above it is given."""
+    inner = folder / "models"
+    has_models = any((folder / name).is_dir() for name in YCB_NAMES.values())
+    return inner if inner.is_dir() and not has_models else folder
 
 
 def prepare_data(
@@ -252,6 +259,12 @@ def build_templates(
     templates, names = load_templates(
         models, names, cache_dir=runtime.cache_dir() / "templates"
     )
+    for name, offset in odd_boxes(names, templates.corners).items():
+        print(
+            f"warning: {models / name}: its box is {1e3 * offset:.0f} mm off that of "
+            "YCB-Video's model, in whose frame HO-3D's and DexYCB's poses are",
+            flush=True,
+        )
     return jax.tree.map(jnp.asarray, templates), tuple(names)
 
 

@@ -21,7 +21,7 @@ WORDS = {
     "data.crop": crops.CROPS,
     "data.dataset": ("ho3d", "dexycb", "synthetic"),
     "data.filter": tuple(dexycb.FILTERS),
-    "data.left_hands": dexycb.LEFT_HANDS,
+    "data.left_hands": ("mirror", "drop"),  # networks and scores know right hands
     "data.object_center": crops.OBJECT_CENTERS,
     "evaluate.fingertips": tuple(FINGERTIPS),
     "losses.rotation": ("matrix", "axis_angle"),

@@ -103,7 +103,7 @@ def join_processes() -> None:
             f"JAX_COORDINATOR_ADDRESS and {', '.join(PROCESS_VARIABLES.values())}, or "
             "start them by SLURM or MPI"
         ) from error
-    if _is_alone_on_its_node():
+    if _is_alone_on_its_node() and not os.environ.get("JAX_LOCAL_DEVICE_IDS"):
         jax.config.update("jax_cuda_visible_devices", "all")
 
 

@@ -18,12 +18,12 @@ from jaxtyping import UInt8
 
 from homae_jax import assembly
 from homae_jax.data import pipeline
-from homae_jax.data.source import Source
+from homae_jax.data.source import GroundTruth, Source
 from homae_jax.errors import UserError
 from homae_jax.evaluation import evaluator, report, tables
 from homae_jax.evaluation.runner import ModelRunner, Shown, spread
 from homae_jax.geometry import rotations
-from homae_jax.hand.mano import ManoModel, mano_forward
+from homae_jax.hand.mano import ManoModel, fingertips_of, mano_forward
 from homae_jax.models.dinov2 import IMAGE_MEAN, IMAGE_STD
 from homae_jax.schema import Batch
 from homae_jax.viz import curves, figures
@@ -89,6 +89,14 @@ class Scorer:
         self._config, self._parts, self._split = config, parts, split
         self._runner: ModelRunner | None = None
         self._previewed: Batch | None = None
+
+    def open(self) -> None:
+        """Opens the split: what is wrong with it shows now, not after a training.
+
+        Raises:
+          UserError: it cannot be read, or not be scored as configured.
+        """
+        _ = self._truth
 
     def preview(self, params: Any) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
         """Pictures of a few frames, for `MetricWriter.images`: name -> picture.
@@ -259,7 +267,10 @@ class HandTruth:
 
     def __init__(self, source: Source, parts: assembly.Parts, *, fingertips: str):
         self._source = source
-        self._is_published = source.ground_truth(0) is not None
+        first = source.ground_truth(0)
+        self._is_published = first is not None
+        if first is not None and first.vertices is not None:
+            _check_fingertips(first, fingertips)
         self._has_pose = source[0]["hand_pose"] is not None
         self._pose = jax.jit(
             lambda batch: posed_hand(batch, parts.mano, fingertips=fingertips)
@@ -280,6 +291,17 @@ class HandTruth:
         if all(row is not None and row.vertices is not None for row in rows):
             vertices = np.stack([row.vertices for row in rows]).astype(np.float32)
         return evaluator.TrueHand(joints, vertices)
+
+
+def _check_fingertips(truth: GroundTruth, fingertips: str) -> None:
+    """HO-3D v2 and v3 call other vertices finger tips; only truth with meshes tells."""
+    found = fingertips_of(truth.joints, truth.vertices)
+    if found not in (None, fingertips):
+        raise UserError(
+            f"the finger tips of the published joints are the vertices that are named "
+            f'"{found}", not evaluate.fingertips="{fingertips}"; set '
+            f"--config.evaluate.fingertips={found}"
+        )
 
 
 def posed_hand(

@@ -243,6 +243,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: Path) -> Run:
         process_count=jax.process_count(),
     )
     scorer = scoring.Scorer(config, parts, split=config.data.eval_split)
+    scorer.open()
     return Run(config, workdir, parts, source, batches, length, scorer)
 
 

@@ -209,6 +209,28 @@ class Unpublished(ToySource):
         return None
 
 
+class OtherTips(ToySource):
+    """As HO-3D v3 has them."""
+
+    def ground_truth(self, i):
+        truth = super().ground_truth(i)
+        vertices = np.array(truth.vertices)
+        joints = np.array(truth.joints)
+        joints[16:] = vertices[[744, 333, 444, 555, 672]]
+        return truth._replace(joints=joints)
+
+
+def test_scorer_names_the_finger_tips_that_the_truth_has(parts, monkeypatch):
+    monkeypatch.setattr(assembly, "build_source", lambda _, split: OtherTips(split, 2))
+    config = toy_config()
+    with pytest.raises(
+        UserError, match=r'named "h2o3d", not .*="ho3d"; set --config\.'
+    ):
+        scoring.Scorer(config, parts, split="evaluation").open()
+    config.evaluate.fingertips = "h2o3d"
+    scoring.Scorer(config, parts, split="evaluation").open()
+
+
 @pytest.mark.parametrize("kind", [JointsAlone, Unpublished])
 def test_scorer_scores_and_draws_whatever_truth_there_is(
     parts, tmp_path, monkeypatch, kind
@@ -226,6 +248,16 @@ def test_scorer_scores_and_draws_whatever_truth_there_is(
     assert "v_pe_mm" not in result["metrics"] and "oce_mm" in result["metrics"]
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert any(name.endswith("sdf.png") for name in names)
+
+
+def test_scores_on_the_way_are_not_the_runs_results(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly, "build_source", lambda _, split: ToySource(split, 2))
+    config = toy_config()
+    params = assembly.initial_params(config, parts)
+    scorer = scoring.Scorer(config, parts, split="evaluation")
+    scorer.evaluate(params, workdir=tmp_path, step=1, is_on_the_way=True)
+    assert not list((tmp_path / "eval").glob("*.json"))
+    assert len(list((tmp_path / "eval" / "step_1").glob("*.json"))) == 2
 
 
 def test_a_published_hand_without_its_mesh_is_scored_by_its_joints_alone(parts):

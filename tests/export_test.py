@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from configs import synthetic
 from homae_jax import assembly, bundle, weights
 from homae_jax.errors import UserError
 from homae_jax.training.checkpoint import Checkpointer
+from tests import toy
 
 
 class State(NamedTuple):
@@ -105,3 +108,20 @@ def test_config_json_round_trips_with_its_tuples():
     config = synthetic.get_config()
     text = assembly.config_to_json(config)
     assert assembly.config_from_json(text, "x").to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("mano", ["", "/data/mano/MANO_RIGHT.pkl"])
+def test_a_hand_that_was_given_is_not_handed_on(monkeypatch, mano):
+    """MANO has a licence of its own; the hand of the synthetic world has not."""
+    from homae_jax import export as command
+
+    parts = SimpleNamespace(
+        mano=toy.toy_mano(), templates=toy.toy_templates(), object_names=("mug", "box")
+    )
+    monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    config = synthetic.get_config()
+    config.data.mano = mano
+    run = SimpleNamespace(config=config, step=1, folder=Path("run"))
+    command.FLAGS(["export", "--program=false"])
+    names = command._extras(run, PARAMS).keys()
+    assert (bundle.HAND in names) == (mano == "") and bundle.OBJECTS in names

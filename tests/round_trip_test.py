@@ -51,6 +51,7 @@ def worlds(tmp_path_factory):
                 workers=0,
             )
             config = CONFIGS[layout].get_config()
+            config.data.filter = "right"  # the others want every object's model
             config.data.root = str(root)
             config.evaluate.batch_size = 4
             config.data.threads = 0

@@ -155,3 +155,6 @@ def test_a_process_alone_on_its_node_has_all_its_gpus(monkeypatch, per_node, vis
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", per_node)
     runtime.join_processes()
     assert settings == {"jax_cuda_visible_devices": visible}
+    monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "0")  # one's own choice stays
+    runtime.join_processes()
+    assert settings == {"jax_cuda_visible_devices": "0"}

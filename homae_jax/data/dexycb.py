@@ -8,6 +8,7 @@ mirror the object's pose is M R M while its model stays, which is exact for obje
 symmetric about their own x = 0 only (HOISDF does so).
 """
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -276,12 +277,23 @@ class DexYcbSource:
         name = YCB_NAMES[ycb_id]
         path = self._models / name / "points.xyz" if self._models else None
         if path is not None and path.is_file():
-            points = np.loadtxt(path, usecols=(0, 1, 2), ndmin=2)
+            points = _read_points(path)
             low, high = points.min(axis=0), points.max(axis=0)
         else:
             half = np.array(EXTENTS[name]) / 2
             low, high = BOX_CENTRES[name] - half, BOX_CENTRES[name] + half
         return low + np.array(list(np.ndindex(2, 2, 2))) * (high - low)
+
+
+def _read_points(path: Path) -> Float[np.ndarray, "n 3"]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that it is empty
+            points = np.loadtxt(path, usecols=(0, 1, 2), ndmin=2)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: no list of points; copy it again") from error
+    if not len(points) or not np.isfinite(points).all():
+        raise UserError(f"{path}: lists no points, or broken ones; copy it again")
+    return points
 
 
 def find_contacts(

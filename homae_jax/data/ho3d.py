@@ -1,4 +1,4 @@
-"""HO-3D v2 (and v3's file extension) from the official folders.
+"""HO-3D v2 and v3 from the official folders.
 
 Only the frames of `<split>.txt` exist for us. The evaluation split labels the wrist, a
 hand box and the object; joints and vertices of the hand were published later as
@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from homae_jax.data import ho3d_files, ho3d_index
 from homae_jax.data.ho3d_files import EVALUATION, PICTURE_SUFFIXES, JsonRows
-from homae_jax.data.pictures import labels_from_colours, read_picture
+from homae_jax.data.pictures import read_picture
 from homae_jax.data.source import Frame, FrameInfo, GroundTruth
 from homae_jax.errors import UserError
 from homae_jax.objects.ycb import YCB_NAMES
@@ -58,7 +57,7 @@ class Ho3dSource:
         return Frame(
             index=index,
             image=read_picture(self.picture_path(index)),
-            segmentation=self._read_segmentation(sequence, number),
+            segmentation=ho3d_files.read_mask(self._file(sequence, "seg"), number),
             gt_joints=ho3d_files.read_truth(self._truth_joints, index, NUM_JOINTS),
             **ho3d_files.labels_of(meta, self._split, path),
         )
@@ -103,11 +102,15 @@ class Ho3dSource:
 
     def describe(self) -> str:
         """One line: frames in use, the release's number, what is out or unusable."""
+        version = ho3d_files.version_of(self._root, self._split, self._names)
         text = f"HO-3D {self._split}: {len(self)} frames"
-        if self._split in ho3d_index.PUBLISHED_V2:
-            text += f" (v2: {ho3d_index.PUBLISHED_V2[self._split]})"
+        if published := ho3d_index.PUBLISHED[version].get(self._split):
+            text += f" ({version}: {published})"
         why = [f"{reason} {count}" for reason, count in self.excluded().items()]
         text += f"; left out: {', '.join(why)}" if why else ""
+        masked, num = ho3d_files.count_masked(self._root, self._split, self._names)
+        if masked < num and self._split != EVALUATION:  # whose masks nothing needs
+            text += f"; masks of {masked} of {num} sequences"
         bad = self.unusable()
         if bad:
             name, reason = next(iter(bad.items()))
@@ -142,28 +145,13 @@ class Ho3dSource:
         sequence, number = self._names[index].split("/")
         return sequence, number
 
-    def _file(self, sequence: str, kind: str, name: str) -> Path:
-        return self._root / self._split / sequence / kind / name
+    def _file(self, sequence: str, *parts: str) -> Path:
+        return self._root.joinpath(self._split, sequence, *parts)
 
     def _meta(self, index: int) -> tuple[dict[str, Any], Path]:
         sequence, number = self._parts(index)
         path = self._file(sequence, "meta", f"{number}.pkl")
         return ho3d_files.read_meta(path), path
-
-    def _read_segmentation(
-        self, sequence: str, number: str
-    ) -> UInt8[np.ndarray, "sh sw"] | None:
-        """None where the sequence has no masks at all: they are a separate download."""
-        path = self._file(sequence, "seg", f"{number}.jpg")
-        try:
-            return labels_from_colours(read_picture(path))
-        except FileNotFoundError as error:
-            if not path.parent.is_dir():
-                return None
-            raise UserError(
-                f"{path}: no such mask, though its folder exists; unpack the masks "
-                "again, or move the folder away to do without"
-            ) from error
 
     def _open_truth(self, kind: str) -> JsonRows | None:
         path = self._root / f"{EVALUATION}_{kind}.json"

@@ -4,17 +4,19 @@ Labels are pickles of either Python in the OpenGL camera frame (`_gl`); what lea
 module is in OpenCV's: points by C = diag(1, -1, -1), rotations by C from the left.
 """
 
+import contextlib
 import json
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from homae_jax.data.pictures import labels_from_colours, read_picture
 from homae_jax.errors import UserError
 from homae_jax.geometry import camera
 from homae_jax.hand.safe_pickle import load_pickle
@@ -24,6 +26,8 @@ from homae_jax.schema import NUM_JOINTS
 EVALUATION = "evaluation"  # the split whose hands are not labelled
 SPLITS = ("train", EVALUATION)
 PICTURE_SUFFIXES = (".png", ".jpg")  # v2, v3
+# Masks: in v2 JPEG of red hands and blue objects, in v3 PNG of blue and green ones.
+MASK_CHANNELS = {".jpg": {"hand": 0, "obj": 2}, ".png": {"hand": 2, "obj": 1}}
 _FRAME_NAME = re.compile(r"[\w-]+/\d+")
 
 
@@ -146,6 +150,41 @@ def read_list(root: Path, split: str) -> list[str]:
     if not names:
         raise UserError(f"{path}: lists no frame")
     return names
+
+
+def version_of(root: Path, split: str, names: Sequence[str]) -> str:
+    """ "v2" or "v3", whose pictures are JPEG; by the first that is there."""
+    for name in names:
+        sequence, number = name.split("/")
+        stem = root / split / sequence / "rgb" / number
+        for suffix, version in zip(PICTURE_SUFFIXES, ("v2", "v3"), strict=True):
+            if stem.with_suffix(suffix).is_file():
+                return version
+    return "v2"
+
+
+def read_mask(folder: Path, number: str) -> UInt8[np.ndarray, "sh sw"] | None:
+    """Schema labels of a frame; None where there is no such folder, a download apart.
+
+    Raises:
+      UserError: the folder is there, the frame's mask is not, or is no picture.
+    """
+    for suffix, channels in MASK_CHANNELS.items():
+        with contextlib.suppress(FileNotFoundError):
+            picture = read_picture(folder / f"{number}{suffix}")
+            return labels_from_colours(picture, **channels)
+    if not folder.is_dir():
+        return None
+    raise UserError(
+        f"{folder / number}{{.jpg,.png}}: no such mask, though its folder exists; "
+        "unpack the masks again, or move the folder away to do without"
+    )
+
+
+def count_masked(root: Path, split: str, names: Sequence[str]) -> tuple[int, int]:
+    """Sequences with a folder of masks, and all that a list names."""
+    sequences = {name.split("/")[0] for name in names}
+    return sum((root / split / x / "seg").is_dir() for x in sequences), len(sequences)
 
 
 def read_visibility(path: Path) -> dict[str, list[float]]:

@@ -28,7 +28,10 @@ REASONS = (
     "not in the list",
 )
 USED, NO_LABEL, BLANK, DAMAGED, NO_PICTURE, NO_MASK, NOT_LISTED = range(7)
-PUBLISHED_V2 = {"train": 66_034, "evaluation": 11_524}  # frames listed
+PUBLISHED = {  # frames listed
+    "v2": {"train": 66_034, "evaluation": 11_524},
+    "v3": {"train": 83_325, "evaluation": 20_137},
+}
 OBJECT_IDS = {name: number for number, name in YCB_NAMES.items()}
 
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from homae_jax.errors import UserError
 from homae_jax.schema import BACKGROUND, HAND, OBJECT
 
-# JPEG smears the masks' pure red and blue over a few pixels: half way up keeps the area
+# JPEG smears the masks' pure colours over a few pixels: half way up keeps the area
 # to 1 %, HOISDF's 200 loses 6 to 8 % of it at HO-3D's 160x120.
 MASK_THRESHOLD = 128
 MAX_FILE_BYTES = 64 * 2**20
@@ -105,11 +105,15 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def labels_from_colours(
-    picture: UInt8[np.ndarray, "h w 3"],
+    picture: UInt8[np.ndarray, "h w 3"], *, hand: int, obj: int
 ) -> UInt8[np.ndarray, "h w"]:
-    """HO-3D's rendered masks (red hand, blue object) -> schema labels."""
+    """HO-3D's rendered masks -> schema labels.
+
+    Args:
+      hand: the channel in which the hand is bright; `obj`: the object's.
+    """
     labels = np.full(picture.shape[:2], BACKGROUND, np.uint8)
-    red, blue = picture[..., 0], picture[..., 2]
-    labels[red > MASK_THRESHOLD] = HAND
-    labels[(blue > MASK_THRESHOLD) & (blue > red)] = OBJECT
+    on_hand, on_object = picture[..., hand], picture[..., obj]
+    labels[on_hand > MASK_THRESHOLD] = HAND
+    labels[(on_object > MASK_THRESHOLD) & (on_object > on_hand)] = OBJECT
     return labels

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import cv2
 import jax.numpy as jnp
 import numpy as np
-import trimesh
 from jaxtyping import Float, Int
 
 from homae_jax.data.source import Frame
 from homae_jax.errors import UserError
 from homae_jax.geometry.rasterizer import rasterize
 from homae_jax.hand.mano import ManoModel, mano_forward
+from homae_jax.objects.templates import MODEL_FILE, read_model
 from homae_jax.schema import HAND, OBJECT
 
 DEPTH_SCALE = 0.00012498664727900177  # HO-3D: metres per step
@@ -39,12 +39,11 @@ class Fit(NamedTuple):
 
 
 def load_model(folder: Path) -> Model | None:
-    """`textured_simple.obj` of a folder; None where it is not there."""
-    path = folder / "textured_simple.obj"
+    """The model of a folder; None where it is not there."""
+    path = folder / MODEL_FILE
     if not path.is_file():
         return None
-    mesh = trimesh.load(path, process=False, force="mesh")
-    return Model(np.asarray(mesh.vertices), np.asarray(mesh.faces))
+    return Model(*read_model(path))
 
 
 def posed(model: Model, frame: Frame) -> Float[np.ndarray, "v 3"]:

@@ -12,19 +12,12 @@ from homae_jax.data.ho3d import Ho3dSource
 from homae_jax.data.source import Frame
 from homae_jax.diagnosis import agreement
 from homae_jax.diagnosis.survey import Count, Shown, Survey
+from homae_jax.hand.mano import fingertips_of
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.objects.ycb import HO3D_UNSEEN
 
-# Frames and sequences of train and evaluation; v2's list of sequences is ArtiBoost's.
-PUBLISHED = {
-    "v2": {
-        split: (num, sequences)
-        for (split, num), sequences in zip(
-            ho3d_index.PUBLISHED_V2.items(), (55, 13), strict=True
-        )
-    },
-    "v3": {"train": (83_325, None), "evaluation": (20_137, None)},
-}
+FINGERTIPS_V2 = "ho3d"  # of hand.mano.FINGERTIPS
+NUM_SEQUENCES = {"v2": {"train": 55, "evaluation": 13}}  # ArtiBoost's list
 PITCHER = ho3d_index.OBJECT_IDS[HO3D_UNSEEN]
 
 
@@ -36,22 +29,28 @@ def survey(
     Raises:
       UserError: a split's list or folder is not there.
     """
-    version = _version(root)
     counts: list[Count] = []
     missing: list[str] = []
     notes: list[str] = []
     left_out: dict[str, dict[str, list[str]]] = {}
     splits = {}
+    fingertips = _fingertips(root)
+    if fingertips != FINGERTIPS_V2:
+        notes.append(
+            f'note: finger tips are the vertices named "{fingertips}"; train and '
+            f"evaluate with --config.evaluate.fingertips={fingertips}"
+        )
     for split in ho3d_files.SPLITS:
         table = ho3d_index.open_index(root, split, cache_dir=cache_dir / "index")
         names = [
             n for n, listed in zip(table.names, table.is_listed, strict=True) if listed
         ]
-        counts += _counts(split, names, table, PUBLISHED[version][split])
+        version = ho3d_files.version_of(root, split, names)
+        counts += _counts(split, names, table, version)
         missing += _missing(root, split, names)
         left_out[split] = _left_out(table)
         notes += _notes(root, split, names)
-        splits[split] = _shown(root, split, models, mano)
+        splits[split] = _shown(root, split, models, mano, fingertips)
     for name in ("evaluation_xyz.json", "evaluation_verts.json"):
         if not (root / name).is_file():
             notes.append(f"note: {name} is not here; evaluation scores need it")
@@ -61,27 +60,19 @@ def survey(
     return Survey(title, tuple(counts), tuple(missing), left_out, tuple(notes), splits)
 
 
-def _version(root: Path) -> str:
-    """By the pictures' format: v3 has JPEG."""
-    for split in ho3d_files.SPLITS:
-        for folder in sorted((root / split).glob("*/rgb")):
-            suffixes = {os.path.splitext(name)[1] for name in os.listdir(folder)}
-            if suffixes:
-                return "v3" if ".jpg" in suffixes else "v2"
-    return "v2"
-
-
 def _counts(
     split: str,
     names: list[str],
     table: ho3d_index.Index,
-    published: tuple[int | None, int | None],
+    version: str,
 ) -> Iterator[Count]:
+    published = ho3d_index.PUBLISHED[version][split]
+    num_published = NUM_SEQUENCES.get(version, {}).get(split)
     sequences = len({name.split("/")[0] for name in names})
-    yield Count(f"{split}: frames listed", len(names), published[0])
-    yield Count(f"{split}: sequences", sequences, published[1])
+    yield Count(f"{split}: frames listed", len(names), published)
+    yield Count(f"{split}: sequences", sequences, num_published)
     is_used = table.is_listed & (table.reason == ho3d_index.USED)
-    yield Count(f"{split}: frames usable", int(is_used.sum()), published[0])
+    yield Count(f"{split}: frames usable", int(is_used.sum()), published)
     if split == ho3d_files.EVALUATION:
         seen = int((is_used & (table.object_id != PITCHER)).sum())
         yield Count(f"{split}: without the pitcher (object metrics)", seen)
@@ -99,12 +90,17 @@ def _missing(root: Path, split: str, names: list[str]) -> Iterator[str]:
         if number not in files(f"{sequence}/meta"):
             yield f"{place}/meta/{number}.pkl"
         if has_masks and number not in files(f"{sequence}/seg"):
-            yield f"{place}/seg/{number}.jpg"
+            yield f"{place}/seg/{number}.jpg or .png"
 
 
 def _notes(root: Path, split: str, names: list[str]) -> Iterator[str]:
-    if split != ho3d_files.EVALUATION and not any((root / split).glob("*/seg")):
-        yield f"note: no masks in {split}; they are an archive of their own"
+    if split != ho3d_files.EVALUATION:
+        masked, num = ho3d_files.count_masked(root, split, names)
+        if masked < num:
+            yield (
+                f"note: {split} has masks of {masked} of {num} sequences; they are an "
+                "archive of their own"
+            )
     files = functools.cache(lambda folder: _stems(root / split / folder))
     parts = (name.split("/") for name in names)
     without = sum(number not in files(f"{seq}/depth") for seq, number in parts)
@@ -129,7 +125,17 @@ def _left_out(table: ho3d_index.Index) -> dict[str, list[str]]:
     return found
 
 
-def _shown(root: Path, split: str, models: Path | None, mano: Path | None) -> Shown:
+def _fingertips(root: Path) -> str:
+    """As the published joints and vertices have them; without these, v2's."""
+    truth = Ho3dSource(root, ho3d_files.EVALUATION).ground_truth(0)
+    if truth is None or truth.vertices is None:
+        return FINGERTIPS_V2
+    return fingertips_of(truth.joints, truth.vertices) or FINGERTIPS_V2
+
+
+def _shown(
+    root: Path, split: str, models: Path | None, mano: Path | None, fingertips: str
+) -> Shown:
     source = Ho3dSource(root, split)
     hand = load_mano(mano) if mano else None
 
@@ -142,7 +148,7 @@ def _shown(root: Path, split: str, models: Path | None, mano: Path | None) -> Sh
         path = root / split / sequence / "depth" / f"{number}.png"
         depth = agreement.read_ho3d_depth(path)
         return agreement.caption(
-            frame, model(frame["object_name"]), depth, hand, fingertips="ho3d"
+            frame, model(frame["object_name"]), depth, hand, fingertips=fingertips
         )
 
     return Shown(source, model, caption)

@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from homae_jax.errors import UserError
 from homae_jax.schema import NUM_HAND_VERTICES, NUM_JOINTS
 
 MEMBER = "pred.json"
+_PLAIN_JSON = re.compile(r"[\w.-]+\.json")
 GL_SIGNS = np.array([1.0, -1.0, -1.0])
 MAX_BYTES = 4 * 2**30  # of JSON; a full submission at full precision is 0.6 GB
 MAX_ENTRY = 2**20  # characters of one frame's list; 778 points take 50,000
@@ -160,7 +162,7 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 @contextlib.contextmanager
 def _open_prediction(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The stream of pred.json, from an archive or plain."""
+    """The stream of the JSON file, from an archive or plain."""
     if path.suffix != ".zip":
         with _open(path) as file:
             yield file
@@ -177,10 +179,12 @@ def _open_prediction(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """Whatever its name: the organisers' scorer takes a lone JSON file for the one."""
     members = archive.infolist()
-    if [member.filename for member in members] != [MEMBER]:
-        names = ", ".join(repr(member.filename) for member in members[:3]) or "nothing"
-        raise UserError(f"{path}: holds {names}; it must hold {MEMBER} alone")
+    file_names = [member.filename for member in members]
+    if len(members) != 1 or not _PLAIN_JSON.fullmatch(file_names[0]):
+        names = ", ".join(map(repr, file_names[:3])) or "nothing"
+        raise UserError(f"{path}: holds {names}; it must hold one .json file alone")
     (member,) = members
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: unusual compression; use plain zip (deflate)")
@@ -188,7 +192,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         raise UserError(f"{path}: is encrypted; zip it without a password")
     if member.file_size > MAX_BYTES:
         raise UserError(
-            f"{path}: {MEMBER} unpacks to {member.file_size / 2**30:.1f} GiB; "
+            f"{path}: its JSON unpacks to {member.file_size / 2**30:.1f} GiB; "
             f"the limit is {MAX_BYTES / 2**30:.0f} GiB"
         )
     return member

@@ -27,6 +27,7 @@ FINGERTIPS = {
     "ho3d_2020": (745, 320, 444, 555, 657),
 }
 
+SAME_TIP = 1e-4  # metres
 SKINNED_AT_ONCE = 128  # hands on a CPU: what is blended for more leaves its cache
 
 
@@ -42,6 +43,17 @@ class ManoModel(NamedTuple):
     skinning_weights: Float[Array, "778 16"]
     hand_components: Float[Array, "45 45"]  # rows are PCA directions
     hand_mean: Float[Array, " 45"]
+
+
+def fingertips_of(
+    joints: Float[np.ndarray, "21 3"], vertices: Float[np.ndarray, "778 3"]
+) -> str | None:
+    """Which of `FINGERTIPS` the last five joints are, to a tenth of a millimetre."""
+    tips = joints[16:]
+    for name, numbers in FINGERTIPS.items():
+        if np.abs(vertices[list(numbers)] - tips).max() < SAME_TIP:
+            return name
+    return None
 
 
 class ManoOutput(NamedTuple):

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from homae_jax.errors import UserError
 from homae_jax.objects.sdf_bake import bake_sdf, nearby_faces
 from homae_jax.objects.simplify import merge_vertices, simplify_exactly
+from homae_jax.objects.ycb import BOX_CENTRES, EXTENTS
 from homae_jax.progress import progress_bar
 from homae_jax.schema import NUM_OBJECT_VERTICES, ObjectTemplates
 
@@ -27,6 +28,8 @@ MODEL_FILE = "textured_simple.obj"
 CACHE_VERSION = 4  # of what is made from a file; part of the cache's name
 GRID_MARGIN = 0.02  # metres of the lattice beyond the object's box
 NUM_NEARBY = 12  # faces kept for each face
+ODD_BOX = 0.01  # metres; sizes that are estimated in ycb.py are right to less
+MIN_SIZE, MAX_SIZE = 0.01, 1.0  # metres, of what a hand holds
 MAX_MODEL_BYTES = 256 * 2**20
 
 
@@ -102,6 +105,34 @@ def _write_cache(path: Path, template: dict[str, np.ndarray]) -> None:
     os.replace(partial, path)
 
 
+def odd_boxes(
+    names: Sequence[str], corners: Float[np.ndarray, "o 8 3"]
+) -> dict[str, float]:
+    """How far boxes lie from YCB-Video's, metres, of those for which it is much.
+
+    Other releases of the YCB models are turned or centred otherwise.
+    """
+    found = {}
+    for name, box in zip(names, corners, strict=True):
+        half = np.array(EXTENTS[name]) / 2
+        known = np.array(BOX_CENTRES[name]) + np.stack([-half, half])
+        offset = float(np.abs(box_corners(known) - box).max())
+        if offset > ODD_BOX:
+            found[name] = offset
+    return found
+
+
+def read_model(
+    path: Path,
+) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
+    """Vertices (metres) and faces of an .obj file, as they are.
+
+    Raises:
+      UserError: it is missing, damaged, or no YCB model in metres.
+    """
+    return _parse(path, _read(path))
+
+
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_MODEL_BYTES:
@@ -114,9 +145,7 @@ def _read(path: Path) -> bytes:
         ) from e
 
 
-def _make_template(
-    path: Path, content: bytes, num_vertices: int, grid_size: int
-) -> dict[str, np.ndarray]:
+def _parse(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
         mesh = trimesh.load(
             io.BytesIO(content),
@@ -131,6 +160,19 @@ def _make_template(
         raise UserError(f"{path}: not a readable .obj mesh ({type(e).__name__})") from e
     if len(faces) < 4 or not np.isfinite(vertices).all():
         raise UserError(f"{path}: not a closed mesh ({len(faces)} faces)")
+    size = np.ptp(vertices, axis=0).max()
+    if not MIN_SIZE < size < MAX_SIZE:
+        raise UserError(
+            f"{path}: the model is {size:.3g} wide, expected metres, as YCB-Video's "
+            "models have them (BOP's are millimetres)"
+        )
+    return vertices, faces
+
+
+def _make_template(
+    path: Path, content: bytes, num_vertices: int, grid_size: int
+) -> dict[str, np.ndarray]:
+    vertices, faces = _parse(path, content)
     vertices, faces = merge_vertices(vertices, faces)
     points, triangles = simplify_exactly(vertices, faces, num_vertices)
     lattice = bake_sdf(points, triangles, grid_size, GRID_MARGIN)

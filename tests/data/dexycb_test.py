@@ -17,6 +17,7 @@ from homae_jax.geometry import camera
 from homae_jax.geometry.rotations import aa_to_rotmat
 from homae_jax.hand.joints import MANO_TO_SIMPLE
 from homae_jax.hand.mano import mano_forward
+from homae_jax.objects.ycb import YCB_NAMES
 from homae_jax.schema import HAND, OBJECT
 from tests.data import dexycb_tree
 
@@ -279,6 +280,15 @@ def test_damaged_labels_name_their_file(own_tree):
     os.truncate(path, 100)
     with pytest.raises(UserError, match="damaged"):
         source[0]
+
+
+@pytest.mark.parametrize("text", ["", "0.1 0.2\n", "<html>\n", "nan 0 0\n1 1 1\n"])
+def test_a_damaged_list_of_points_is_named(own_tree, text):
+    for name in YCB_NAMES.values():
+        (own_tree / "models" / name).mkdir(parents=True)
+        (own_tree / "models" / name / "points.xyz").write_text(text)
+    with pytest.raises(UserError, match=r"points\.xyz: .*copy it again"):
+        open_source(own_tree, models=own_tree / "models")
 
 
 def test_missing_left_model_says_what_to_do(tree):

@@ -147,9 +147,14 @@ def test_source_reads_either_pickle_and_either_picture(tmp_path, dump, suffix):
     assert np.abs(difference).max() <= (0 if suffix == ".png" else 12)
 
 
-def test_source_reads_segmentations_to_a_few_percent_of_their_area(tree):
+@pytest.mark.parametrize("suffix, shape", [(".png", (120, 160)), (".jpg", (480, 640))])
+def test_source_reads_segmentations_to_a_few_percent_of_their_area(
+    tmp_path, suffix, shape
+):
+    """v2's are red and blue, v3's blue and green: a hand must not become an object."""
+    tree = ho3d_tree.write_tree(tmp_path / "ho3d", suffix=suffix)
     segmentation = Ho3dSource(tree, "train")[0]["segmentation"]
-    assert segmentation.shape == (120, 160)
+    assert segmentation.shape == shape
     for mask, label in zip(ho3d_tree.masks(TRAIN[0]), (HAND, OBJECT), strict=True):
         share = (segmentation == label).mean() / mask.mean()
         assert 0.97 < share < 1.03, (label, share)
@@ -159,6 +164,15 @@ def test_source_does_without_segmentations_that_were_never_unpacked(own_tree):
     shutil.rmtree(own_tree / "train" / "MC1" / "seg")
     source = Ho3dSource(own_tree, "train")
     assert source[2]["segmentation"] is None and source[0]["segmentation"] is not None
+    assert source.describe().endswith("; masks of 1 of 2 sequences")
+    assert "masks" not in Ho3dSource(own_tree, "evaluation").describe()
+
+
+def test_describe_counts_by_the_version_that_is_there(tree, tmp_path):
+    assert Ho3dSource(tree, "train").describe() == "HO-3D train: 3 frames (v2: 66034)"
+    v3 = ho3d_tree.write_tree(tmp_path / "v3", suffix=".jpg")
+    text = Ho3dSource(v3, "evaluation").describe()
+    assert text == "HO-3D evaluation: 2 frames (v3: 20137)"
 
 
 @pytest.mark.parametrize("absent", [["objCorners3DRest"], ["objCorners3D"]])

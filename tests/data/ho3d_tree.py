@@ -1,4 +1,4 @@
-"""Writes a small tree in HO-3D v2's layout, from the format's description alone.
+"""Writes a small tree in HO-3D v2's or v3's layout, from its description alone.
 
 The writer shares no code with the reader or with the synthetic world. The hand is a
 stick figure whose wrist at rest depends on the shape, J0(beta) = J0 + 0.01 beta[:3].
@@ -24,6 +24,13 @@ OBJECTS = {
     "MC1": "003_cracker_box",
     "AP10": "019_pitcher_base",
 }
+
+
+# By the suffix of the pictures, v2's and v3's: that of the masks, colours of hand and
+# object there, the vertices that are the finger tips.
+MASK_SUFFIX = {".png": ".jpg", ".jpg": ".png"}
+COLOURS = {".png": ((255, 0, 0), (0, 0, 255)), ".jpg": ((0, 0, 255), (0, 255, 0))}
+TIPS = {".png": (728, 353, 442, 576, 694), ".jpg": (744, 333, 444, 555, 672)}
 
 
 def rest_wrist(betas):
@@ -147,7 +154,7 @@ def encode(suffix, rgb):
 
 
 def write_tree(root: Path, *, suffix=".png", dump=python3_pickle):
-    """Both splits, the public ground truth, and a frame without annotation."""
+    """v2, or v3 by its suffix: both splits, the public truth, a blank frame."""
     root.mkdir(parents=True, exist_ok=True)
     truth = [frame_labels(name) for name in EVALUATION]
     for split, names in (("train", TRAIN), ("evaluation", EVALUATION)):
@@ -163,7 +170,10 @@ def write_tree(root: Path, *, suffix=".png", dump=python3_pickle):
             meta = dump(make_meta(frame_labels(name)))
             write_bytes(folder / "meta" / f"{number}.pkl", meta)
             if split == "train":
-                write_bytes(folder / "seg" / f"{number}.jpg", seg_jpeg(name))
+                mask_path = folder / "seg" / (number + MASK_SUFFIX[suffix])
+                write_bytes(mask_path, encoded_masks(name, suffix))
+    for labels in truth:
+        labels["vertices"][list(TIPS[suffix])] = labels["handJoints3D"][16:]
     for kind, key in (("xyz", "handJoints3D"), ("verts", "vertices")):
         rows = [labels[key].tolist() for labels in truth]
         (root / f"evaluation_{kind}.json").write_text(json.dumps(rows))
@@ -172,9 +182,11 @@ def write_tree(root: Path, *, suffix=".png", dump=python3_pickle):
     return root
 
 
-def seg_jpeg(name):
-    hand, obj = masks(name)
+def encoded_masks(name, suffix=".png"):
+    """In v2 and v3, whose pictures have the suffix."""
     rgb = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    rgb[hand], rgb[obj] = (255, 0, 0), (0, 0, 255)
-    small = cv2.resize(rgb, (160, 120), interpolation=cv2.INTER_NEAREST)
-    return encode(".jpg", small)
+    for part, colour in zip(masks(name), COLOURS[suffix], strict=True):
+        rgb[part] = colour
+    if suffix == ".png":
+        rgb = cv2.resize(rgb, (160, 120), interpolation=cv2.INTER_NEAREST)
+    return encode(MASK_SUFFIX[suffix], rgb)

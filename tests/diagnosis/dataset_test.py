@@ -72,7 +72,7 @@ def test_ho3d_names_every_missing_file(ho3d, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "missing files: 3" in text
     named = (tmp_path / "out" / "missing.txt").read_text().splitlines()
-    assert [name.removesuffix(" or .jpg") for name in named] == gone
+    assert [name.partition(" or ")[0] for name in named] == gone
     assert all(name in text for name in named)
     assert "listed, but label file missing" in text
     assert "not drawn: " in text or (tmp_path / "out" / "frames_train.png").is_file()
@@ -83,13 +83,17 @@ def test_ho3d_v3_is_known_by_its_pictures(tmp_path, capsys):
     assert run(root, tmp_path / "out") == 0
     text = capsys.readouterr().out
     assert "HO-3D v3" in text and "83,325" in text and "20,137" in text
+    assert "--config.evaluate.fingertips=h2o3d" in text
 
 
 def test_masks_that_were_not_downloaded_are_a_note(ho3d, tmp_path, capsys):
+    assert run(ho3d, tmp_path / "all") == 0
+    text = capsys.readouterr().out
+    assert "sequences; they are" not in text and "evaluate.fingertips" not in text
     for folder in (ho3d / "train").glob("*/seg"):
         shutil.rmtree(folder)
     assert run(ho3d, tmp_path / "out") == 0
-    assert "note: no masks in train" in capsys.readouterr().out
+    assert "note: train has masks of 0 of 2 sequences" in capsys.readouterr().out
 
 
 def test_dexycb_is_counted_by_every_filter(dexycb, tmp_path, capsys):

@@ -159,6 +159,8 @@ def zipped(path, members, **options):
     [
         {},
         {"pred.json": "[]", "more.txt": ""},
+        {"pred.json": "[]", "pred_mano.json": "[]"},
+        {"pred.txt": "[]"},
         {"../pred.json": "[]"},
         {"/etc/pred.json": "[]"},
         {"folder/pred.json": "[]"},
@@ -166,7 +168,7 @@ def zipped(path, members, **options):
 )
 def test_score_refuses_archives_that_hold_anything_else(members, truth, tmp_path):
     path = zipped(tmp_path / "pred.zip", members)
-    with pytest.raises(UserError, match=r"must hold pred\.json alone"):
+    with pytest.raises(UserError, match=r"must hold one \.json file alone"):
         score_submission(path, truth[0])
     assert [x.name for x in tmp_path.iterdir()] == ["pred.zip"]
 

@@ -84,6 +84,12 @@ def test_tables_of_dexycb_say_which_frames():
     result["protocol"] |= {"filter": "hoisdf_small", "left_hands": "mirror"}
     text = rendering.render(tables.table_1(result))
     assert "frames: filter hoisdf_small, left hands: mirror" in text
+    assert "published rows' frames" not in text
+    text = rendering.render(tables.table_2(result))
+    assert "not the published rows' frames: --config.data.filter=hoisdf_full" in text
+    result["protocol"]["filter"] = "right"
+    text = rendering.render(tables.table_1(result))
+    assert "not the published rows' frames: --config.data.filter=hoisdf_small" in text
 
 
 def test_table_2_prints_shares_as_percent():

@@ -242,3 +242,13 @@ def test_pca_to_aa_of_few_coefficients_uses_the_first_components(model):
     aa = mano.pca_to_aa(model, jnp.array([0.0, 2.0]))
     expected = model.hand_mean + 2.0 * model.hand_components[1]
     np.testing.assert_allclose(aa.reshape(45), expected, atol=1e-6)
+
+
+def test_fingertips_of_knows_every_list():
+    vertices = np.random.default_rng(0).normal(size=(778, 3))
+    joints = np.zeros((21, 3))
+    for name, numbers in mano.FINGERTIPS.items():
+        joints[16:] = vertices[list(numbers)] + 5e-5
+        assert mano.fingertips_of(joints, vertices) == name
+    joints[20] += 0.001
+    assert mano.fingertips_of(joints, vertices) is None

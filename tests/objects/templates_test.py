@@ -122,3 +122,24 @@ def test_load_templates_raise_on_what_is_no_mesh(models, text):
     (models / NAMES[0] / "textured_simple.obj").write_text(text)
     with pytest.raises(UserError, match="obj: not a"):
         load(models)
+
+
+def test_a_model_in_millimetres_is_refused(models):
+    ball = trimesh.creation.icosphere(subdivisions=1, radius=40.0)
+    write_model(models / NAMES[1], ball)
+    with pytest.raises(UserError, match="is 80 wide, expected metres"):
+        load(models)
+    with pytest.raises(UserError, match="is 80 wide, expected metres"):
+        templates.read_model(models / NAMES[1] / templates.MODEL_FILE)
+
+
+def test_odd_boxes_are_those_far_from_the_known_model():
+    """The mug stands beside its centre in YCB-Video's frame: (8.5, 0.7, 1.6) mm."""
+    half = np.array([0.1170, 0.0931, 0.0814]) / 2
+    signs = np.array(list(np.ndindex(2, 2, 2))) * 2 - 1
+    mug = np.array([0.008468, 0.000700, 0.001615]) + signs * half
+    moved = mug + np.array([0.0, 0.0, 0.011])
+    names = ("025_mug", "025_mug")
+    assert templates.odd_boxes(names[:1], mug[None]) == {}
+    found = templates.odd_boxes(names, np.stack([mug, moved]))
+    assert found == {"025_mug": pytest.approx(0.011)}
