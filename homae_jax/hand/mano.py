@@ -77,6 +77,12 @@ def mano_forward(
     if fingertips not in FINGERTIPS:
         raise ValueError(f'fingertips="{fingertips}": use one of {sorted(FINGERTIPS)}')
     lead = pose_rotmat.shape[:-3]
+    if len(lead) > 1:  # a merged axis could not stay cut among devices
+        return jax.vmap(
+            lambda rotmat, betas: mano_forward(
+                model, rotmat, betas, fingertips=fingertips
+            )
+        )(pose_rotmat, betas)
     rotmat, betas = pose_rotmat.reshape(-1, 16, 3, 3), betas.reshape(-1, 10)
     rest_joints = _einsum("jv,vc->jc", model.joint_regressor, model.template_vertices)
     by_shape = _einsum("jv,vcs->sjc", model.joint_regressor, model.shape_basis)

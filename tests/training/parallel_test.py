@@ -1,5 +1,6 @@
 """Both engines compute on several devices what one device computes."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -8,19 +9,27 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from homae_jax.errors import UserError
+from homae_jax.geometry import mesh_sdf
+from homae_jax.hand.mano import mano_forward
+from homae_jax.models import points
+from homae_jax.models.xla_cpu import as_on_accelerators
 from homae_jax.training import parallel
 from homae_jax.training.state import create_state
 from homae_jax.training.step import train_step
-from tests.training import toy_step
+from tests import toy
+from tests.training import objective_test, toy_step
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_DEVICES = 4
 NUM_STEPS = 5
+NUM_ROWS = 32  # more than a device would take at once
 
 
 def make_step(*, loss_fn=toy_step.toy_loss, accumulate: int = 1):
@@ -56,7 +65,7 @@ def train(engine_name: str, **options) -> tuple[object, list[float]]:
 
 
 def compare_on_this_process() -> None:
-    """What the test runs in a process that has several devices."""
+    """What several devices compute is what one does."""
     assert jax.device_count() == NUM_DEVICES
     single, state = make_step()
     for seed in range(NUM_STEPS):
@@ -77,14 +86,89 @@ def compare_on_this_process() -> None:
     assert abs(losses[0] - float(terms["loss"])) > 1e-4  # devices draw their own
 
 
-def test_engines_on_four_devices_compute_what_one_does():
+def rows_of(tree, num=NUM_ROWS):
+    """Shapes of a tree's arrays with so many rows."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((num, *x.shape[1:]), x.dtype), tree
+    )
+
+
+def check_rows_stay(lowered) -> None:
+    """No device asks for the rows of another."""
+    program = lowered.compile(objective_test.QUICKLY).as_text()
+    for name in ("all-gather", "all-to-all", "collective-permute"):
+        found = [line for line in program.splitlines() if f" {name}(" in line]
+        assert not found, "\n".join(found)
+
+
+@contextlib.contextmanager
+def on_accelerators():
+    """Programs take the form that they have there."""
+    jax.lax.platform_dependent = lambda *operands, default, **_: default(*operands)
+    with as_on_accelerators():
+        yield
+
+
+def keep_rows_on_this_process() -> None:
+    """What is done row by row: signed distances, hands of every layer, sampling."""
+    mesh = jax.make_mesh((NUM_DEVICES,), (parallel.AXIS,))
+    shared = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    by_layer = NamedSharding(mesh, PartitionSpec(None, parallel.AXIS))
+    mano, faces = toy.toy_mano(), toy.toy_templates().faces[0]
+
+    def distances(points, vertices):
+        return mesh_sdf.signed_distance_batch(points, vertices, faces)
+
+    def hands(rotmat, betas):
+        return mano_forward(mano, rotmat, betas, fingertips="ho3d")
+
+    def sampled(centre):
+        options = {"num": 8, "batch_size": NUM_ROWS, "grid_size": 8}
+        return points.sample_coarse_to_fine(
+            lambda x: jnp.linalg.norm(x - centre[:, None], axis=-1) - 0.5,
+            lambda x: jnp.zeros(x.shape[:2]),
+            factor=4,
+            share=0.25,
+            **options,
+        )
+
+    with on_accelerators():
+        for function, sharding, shapes in (
+            (distances, shared, ((NUM_ROWS, 10, 3), (NUM_ROWS, 1000, 3))),
+            (hands, by_layer, ((2, NUM_ROWS, 16, 3, 3), (2, NUM_ROWS, 10))),
+            (sampled, shared, ((NUM_ROWS, 3),)),
+        ):
+            arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+            shardings = (sharding,) * len(arguments)
+            program = jax.jit(function, in_shardings=shardings, out_shardings=sharding)
+            check_rows_stay(program.lower(*arguments))
+
+
+def keep_rows_of_a_step_on_this_process() -> None:
+    """The real loss: devices exchange sums alone."""
+    step, state = make_step(loss_fn=objective_test.loss_fn())
+    params, batch = objective_test.toy_inputs()
+    state = state._replace(params=params, opt_state=step.keywords["tx"].init(params))
+    with on_accelerators():
+        engine = parallel.make_engine("mesh", step)
+        check_rows_stay(engine.step.lower(state, rows_of(batch)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        compare_on_this_process,
+        keep_rows_on_this_process,
+        pytest.param(keep_rows_of_a_step_on_this_process, marks=pytest.mark.slow),
+    ],
+)
+def test_engines_on_four_devices(function):
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
         "PYTHONPATH": str(ROOT),
     }
     code = (
-        "from tests.training import parallel_test\n"
-        "parallel_test.compare_on_this_process()"
+        f"from tests.training import parallel_test\nparallel_test.{function.__name__}()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
