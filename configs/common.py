@@ -94,7 +94,8 @@ def _synthetic() -> ConfigDict:
 def _model() -> ConfigDict:
     """The network."""
     m = ConfigDict()
-    # Of matrix products; parameters and geometry stay float32.
+    # Of matrix products; parameters and geometry stay float32. On recent NVIDIA GPUs
+    # products of "float32" are TF32 unless JAX_DEFAULT_MATMUL_PRECISION=float32 is set.
     m.dtype = "bfloat16"  # "bfloat16" | "float32" | "auto": as the device is faster
     m.auxiliary = False  # also find boxes, wrist and object: own pictures [D]
     m.encoder = _encoder()

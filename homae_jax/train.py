@@ -477,7 +477,7 @@ class Saver:
     def save_at_once(self, state: Any) -> str:
         """Saves to the end; says what came of it. For a run that has to stop."""
         if self._writer is None:
-            return "saved by the first process"
+            return "only the first process saves; go on from its last checkpoint"
         with contextlib.suppress(UserError):  # of the save before; this one may do
             self._writer.wait()
         try:

@@ -55,11 +55,26 @@ no_pip() {
   exit 2
 }
 
+is_installed() {
+  [ -f "$ROOT/.venv/.installed" ] && [ "$(cat "$ROOT/.venv/.installed")" = "$1" ]
+}
+
 install() {
-  local stamp="$ROOT/.venv/.installed" wanted
+  local wanted
   wanted="$(requirements | cksum)"
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  if is_installed "$wanted"; then
     return
+  fi
+  # Of several that start at once, as a sweep's, one installs and the others wait.
+  mkdir -p .venv
+  exec 9> .venv/.lock
+  if command -v flock >/dev/null 2>&1 && ! flock -n 9; then
+    echo "waiting for another start, which installs"
+    flock 9
+    if is_installed "$wanted"; then
+      exec 9>&-
+      return
+    fi
   fi
   if [ ! -x "$PYTHON" ]; then
     local base
@@ -72,7 +87,8 @@ install() {
   echo "installing requirements"
   requirements > .venv/requirements.txt
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
-  echo "$wanted" > "$stamp"
+  echo "$wanted" > .venv/.installed
+  exec 9>&-
 }
 
 install

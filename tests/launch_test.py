@@ -97,6 +97,30 @@ def test_setup_mends_an_environment_without_pip_or_says_what_to_do(
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not shutil.which("flock"), reason="has no flock")
+def test_of_two_setups_at_once_one_installs(tmp_path):
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "setup.sh", tmp_path / "launch")
+    (tmp_path / "requirements.txt").write_text("jax\n")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$2 $3" >> calls\nsleep 0.5\n')
+    python.chmod(0o755)
+    command = ["bash", "launch/setup.sh"]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = sorted(process.communicate(timeout=60)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert said == [
+        "installing requirements\n",
+        "waiting for another start, which installs\n",
+    ]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["pip --version", "pip install"]
+
+
 @pytest.mark.parametrize("given", ["", "glibc.malloc.check=3"])
 def test_setup_asks_for_large_pages_and_keeps_what_is_set(tmp_path, monkeypatch, given):
     monkeypatch.setenv("GLIBC_TUNABLES", given)
