@@ -188,8 +188,10 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 def _to_array(value: Any, name: str, path: Path) -> np.ndarray:
     try:
+        if isinstance(value, safe_pickle.SparseRows):
+            return _dense(value.state, SHAPES["J_regressor"][::-1]).T
         if isinstance(value, safe_pickle.SparseMatrix):
-            return _dense(value.state)
+            return _dense(value.state, SHAPES["J_regressor"])
         if isinstance(value, safe_pickle.ChumpySelect):
             chosen, source = value.state["idxs"], value.state["a"].state["x"]
             return source.ravel()[chosen].reshape(value.state["preferred_shape"])
@@ -202,12 +204,11 @@ def _to_array(value: Any, name: str, path: Path) -> np.ndarray:
     return value
 
 
-def _dense(state: dict[str, Any]) -> np.ndarray:
-    """A compressed-column matrix written out."""
-    shape = SHAPES["J_regressor"]
+def _dense(state: dict[str, Any], shape: tuple[int, int]) -> np.ndarray:
+    """A compressed-column matrix written out; by rows, its transpose's columns."""
     counts = np.diff(state["indptr"])
     # Checked before the counts are trusted with an allocation.
-    if tuple(state["_shape"]) != shape or counts.shape != shape[1:]:
+    if sorted(state["_shape"]) != sorted(shape) or counts.shape != shape[1:]:
         raise ValueError("unexpected shape")
     if counts.min() < 0 or counts.max() > shape[0]:
         raise ValueError("unexpected column")

@@ -52,6 +52,18 @@ class SparseMatrix(StandIn):
     """scipy.sparse.csc_matrix: "data", "indices", "indptr" and "_shape"."""
 
 
+class SparseRows(SparseMatrix):
+    """scipy.sparse.csr_matrix: the same by rows."""
+
+
+class _Rebuilt(StandIn):
+    """An object as protocols 0 and 1 have it: class, its base; the state follows."""
+
+
+class _Base(StandIn):
+    """The base of such a class."""
+
+
 class _Array(StandIn):
     """numpy's array and its maker; the state holds shape, type, order, content."""
 
@@ -88,9 +100,12 @@ _STAND_INS: dict[tuple[str, str], type[StandIn]] = {
     ("__builtin__", "set"): _Set,
     ("chumpy.ch", "Ch"): ChumpyArray,
     ("chumpy.reordering", "Select"): ChumpySelect,
-    ("scipy.sparse.csc", "csc_matrix"): SparseMatrix,
-    ("scipy.sparse._csc", "csc_matrix"): SparseMatrix,
+    ("copy_reg", "_reconstructor"): _Rebuilt,
+    ("__builtin__", "object"): _Base,
 }
+for _place in ("", "_"):  # old and new SciPy
+    _STAND_INS[f"scipy.sparse.{_place}csc", "csc_matrix"] = SparseMatrix
+    _STAND_INS[f"scipy.sparse.{_place}csr", "csr_matrix"] = SparseRows
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = _Array
     _STAND_INS[f"{_core}.multiarray", "scalar"] = _Scalar
@@ -101,7 +116,7 @@ def load_pickle(path: str | Path) -> Any:
     """Reads a pickle of arrays, numbers, strings and containers.
 
     Strings of Python 2 are read as latin-1. Classes of the MANO file come back as
-    `ChumpyArray`, `ChumpySelect` and `SparseMatrix`.
+    `ChumpyArray`, `ChumpySelect`, `SparseMatrix` and `SparseRows`.
 
     Raises:
       UserError: missing, too large, truncated, or asking for anything else.
@@ -183,9 +198,9 @@ class _Resolver:
             case dict():
                 return {self.resolve(k): self.resolve(v) for k, v in value.items()}
             case ChumpyArray() | ChumpySelect() | SparseMatrix():
-                out = type(value)()
-                out.state = self.resolve(value.state)
-                return out
+                return self._object(type(value), value.state)
+            case _Rebuilt():
+                return self._object(value.args[0], value.state)
             case _Array():
                 _, shape, dtype, is_fortran, raw = value.state
                 order = "F" if is_fortran else "C"
@@ -201,6 +216,13 @@ class _Resolver:
             case _Set():
                 return {self.resolve(v) for v in value.args[0]}
         raise pickle.UnpicklingError("it holds something that is not a value")
+
+    def _object(self, kind: Any, state: Any) -> StandIn:
+        if kind not in (ChumpyArray, ChumpySelect, SparseMatrix, SparseRows):
+            raise pickle.UnpicklingError("it holds an object that is not a value")
+        out = kind()
+        out.state = self.resolve(state)
+        return out
 
     def _array(self, raw: Any, dtype: Any) -> np.ndarray:
         return np.frombuffer(self._bytes(raw), _to_dtype(dtype)).copy()

@@ -1,9 +1,11 @@
 import io
+import pickle
 import pickletools
 import zipfile
 
 import numpy as np
 import pytest
+import scipy.sparse
 import trimesh
 
 from homae_jax.errors import UserError
@@ -95,6 +97,24 @@ def test_load_mano_adds_up_repeated_entries_of_the_regressor(tmp_path, model):
     write_mano_pkl(fields, tmp_path / "twice.pkl")
     read = load_mano(tmp_path / "twice.pkl")
     np.testing.assert_allclose(read.joint_regressor, model.joint_regressor, atol=1e-7)
+
+
+@pytest.mark.parametrize("protocol", [0, 4])
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_matrix])
+def test_load_mano_reads_what_users_saved_anew(tmp_path, folder, model, kind, protocol):
+    """Without chumpy, by another protocol, the regressor dense or by rows."""
+    path = folder / "MANO_RIGHT.pkl"
+    fields = {
+        name: mano_files._to_array(value, name, path)
+        if isinstance(value, np.ndarray | safe_pickle.StandIn)
+        else value
+        for name, value in safe_pickle.load_pickle(path).items()
+    }
+    fields["J_regressor"] = kind(fields["J_regressor"])
+    anew = tmp_path / "MANO_RIGHT.pkl"
+    anew.write_bytes(pickle.dumps(fields, protocol=protocol))
+    for ours, wanted in zip(load_mano(anew), model, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 def test_save_mano_npz_round_trips(tmp_path, model):

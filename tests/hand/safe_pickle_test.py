@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from homae_jax.errors import UserError
 from homae_jax.hand import safe_pickle
@@ -239,3 +240,20 @@ def test_loads_pickle_keeps_the_state_of_mano_classes():
     buffer.write(b"\x80\x02cchumpy.ch\nCh\n)\x81}U\x01xK\x05sb.")
     read = loads_pickle(buffer.getvalue(), "x")
     assert isinstance(read, safe_pickle.ChumpyArray) and read.state == {"x": 5}
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+@pytest.mark.parametrize("kind", ["csc_matrix", "csr_matrix"])
+def test_loads_pickle_reads_sparse_matrices_of_every_protocol(kind, protocol):
+    matrix = getattr(scipy.sparse, kind)(np.array([[0.0, 2.0], [3.0, 0.0]]))
+    read = loads_pickle(pickle.dumps({"J": matrix}, protocol=protocol), "x")["J"]
+    assert isinstance(read, safe_pickle.SparseRows) == (kind == "csr_matrix")
+    for key in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(read.state[key], getattr(matrix, key))
+
+
+def test_loads_pickle_rebuilds_no_other_class():
+    for name in ("numpy\nndarray", "numpy\ndtype", "copy_reg\n_reconstructor"):
+        content = f"ccopy_reg\n_reconstructor\n(c{name}\nc__builtin__\nobject\nNtR."
+        with pytest.raises(UserError, match=r"^x: refused, it holds an object"):
+            loads_pickle(content.encode(), "x")
