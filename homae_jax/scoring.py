@@ -207,6 +207,8 @@ class Scorer:
 def _settings(config: ml_collections.ConfigDict, source: Source) -> dict[str, Any]:
     """What a number depends on beyond the predictions; kept in the result."""
     settings = config.protocol.to_dict() | {"fingertips": config.evaluate.fingertips}
+    if config.data.dataset == "ho3d":
+        settings |= {"version": source.version}
     if config.data.dataset == "dexycb":
         settings |= {key: config.data[key] for key in ("filter", "left_hands")}
         settings |= {"frames_left_out": source.excluded()}

@@ -7,6 +7,7 @@ hand box and the object; joints and vertices of the hand were published later as
 this module is in the OpenCV camera frame (ho3d_files.py turns it).
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,10 +103,9 @@ class Ho3dSource:
 
     def describe(self) -> str:
         """One line: frames in use, the release's number, what is out or unusable."""
-        version = ho3d_files.version_of(self._root, self._split, self._names)
         text = f"HO-3D {self._split}: {len(self)} frames"
-        if published := ho3d_index.PUBLISHED[version].get(self._split):
-            text += f" ({version}: {published})"
+        if published := ho3d_index.PUBLISHED[self.version].get(self._split):
+            text += f" ({self.version}: {published})"
         why = [f"{reason} {count}" for reason, count in self.excluded().items()]
         text += f"; left out: {', '.join(why)}" if why else ""
         masked, num = ho3d_files.count_masked(self._root, self._split, self._names)
@@ -116,6 +116,11 @@ class Ho3dSource:
             name, reason = next(iter(bad.items()))
             text += f"; unusable: {len(bad)}, the first {name} ({reason})"
         return text
+
+    @functools.cached_property
+    def version(self) -> str:
+        """ "v2" or "v3"."""
+        return ho3d_files.version_of(self._root, self._split, self._names)
 
     def excluded(self) -> dict[str, int]:
         """Frames in the folders that are not of the split, by reason."""

@@ -84,12 +84,20 @@ def test_tables_of_dexycb_say_which_frames():
     result["protocol"] |= {"filter": "hoisdf_small", "left_hands": "mirror"}
     text = rendering.render(tables.table_1(result))
     assert "frames: filter hoisdf_small, left hands: mirror" in text
-    assert "published rows' frames" not in text
+    assert "published rows: " not in text
     text = rendering.render(tables.table_2(result))
-    assert "not the published rows' frames: --config.data.filter=hoisdf_full" in text
+    assert "published rows: frames of filter hoisdf_full, not hoisdf_small" in text
     result["protocol"]["filter"] = "right"
     text = rendering.render(tables.table_1(result))
-    assert "not the published rows' frames: --config.data.filter=hoisdf_small" in text
+    assert "published rows: frames of filter hoisdf_small, not right" in text
+
+
+@pytest.mark.parametrize("table", [tables.table_3, tables.table_4])
+def test_tables_of_ho3d_say_which_version(table):
+    result = make_result()
+    assert "published rows: " not in rendering.render(table(result))
+    result["protocol"] |= {"version": "v3"}
+    assert "frames of version v2, not v3" in rendering.render(table(result))
 
 
 def test_table_2_prints_shares_as_percent():
