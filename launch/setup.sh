@@ -70,7 +70,7 @@ install() {
   exec 9> .venv/.lock
   if command -v flock >/dev/null 2>&1 && ! flock -n 9; then
     echo "waiting for another start, which installs"
-    flock 9
+    flock 9 || true # some network drives have no locks
     if is_installed "$wanted"; then
       exec 9>&-
       return

@@ -45,7 +45,8 @@ def test_requirements_ask_for_cuda_only_where_a_driver_answers(
     assert "flax" in done.stdout and "\njax" in done.stdout
 
 
-def test_find_python_says_what_is_missing(tmp_path):
+def test_find_python_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOMAE_PYTHON", raising=False)
     for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14"):
         fake(tmp_path, name, 1)
     done = run_function("find_python", tmp_path)

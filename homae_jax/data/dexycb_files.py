@@ -46,7 +46,7 @@ SERIALS = (
 )
 SEQUENCES_PER_SUBJECT = 100
 SPLITS = tuple(f"s{i}_{part}" for i in range(4) for part in ("train", "val", "test"))
-MAX_YAML_BYTES, MAX_VALUES = 2**20, 100_000
+MAX_YAML_BYTES, MAX_VALUES = 2**16, 100_000
 MAX_ARRAY_BYTES, MAX_MEMBERS = 2**24, 64
 LABEL_SHAPES = {  # -1: any number
     "seg": (480, 640),
