@@ -46,7 +46,7 @@ SERIALS = (
 )
 SEQUENCES_PER_SUBJECT = 100
 SPLITS = tuple(f"s{i}_{part}" for i in range(4) for part in ("train", "val", "test"))
-MAX_YAML_BYTES, MAX_VALUES = 2**16, 100_000
+MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_VALUES = 2**16, 20, 100_000
 MAX_ARRAY_BYTES, MAX_MEMBERS = 2**24, 64
 LABEL_SHAPES = {  # -1: any number
     "seg": (480, 640),
@@ -97,6 +97,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > MAX_YAML_BYTES:
         raise UserError(f"{path}: {len(data)} bytes are too many for calibration")
+    if _bracket_depth(data) > MAX_YAML_DEPTH:  # over which PyYAML broods
+        raise UserError(f"{path}: no YAML of DexYCB (nested too deeply)")
     try:
         values = yaml.load(data, Loader)
         _check_size(values)
@@ -106,6 +108,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no mapping")
     return values
+
+
+def _bracket_depth(data: bytes) -> int:
+    """How many brackets are open at once, those in strings included."""
+    codes = np.frombuffer(data, np.uint8)
+    opened, closed = (np.isin(codes, list(pair)) for pair in (b"[{", b"]}"))
+    return int(np.cumsum(opened.astype(int) - closed).max(initial=0))
 
 
 def _check_size(values: Any) -> None:

@@ -282,6 +282,16 @@ def test_damaged_labels_name_their_file(own_tree):
         source[0]
 
 
+def test_a_file_of_brackets_is_refused_before_it_is_parsed(tmp_path):
+    """PyYAML takes seconds over 20 kB of them, the more the deeper."""
+    path = tmp_path / "meta.yml"
+    path.write_text("[" * 20_000)
+    with pytest.raises(UserError, match=r"meta\.yml: .*nested too deeply"):
+        dexycb_files.read_yaml(path)
+    path.write_text("".join(f"a{i}: [[1], {{b: [2]}}]\n" for i in range(30)))
+    assert dexycb_files.read_yaml(path)["a29"] == [[1], {"b": [2]}]
+
+
 @pytest.mark.parametrize("text", ["", "0.1 0.2\n", "<html>\n", "nan 0 0\n1 1 1\n"])
 def test_a_damaged_list_of_points_is_named(own_tree, text):
     for name in YCB_NAMES.values():
