@@ -105,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
     print(runtime.check_device("any", allow_cpu=True), flush=True)
     print(f"step {run.step} of {run.folder}", flush=True)
     assembly.prepare_data(run.config, may_make=False)
+    for needed in (split, run.config.data.train_split):  # for the trivial predictor
+        assembly.check_split(run.config, needed)
     parts = assembly.build_parts(run.config)
     wanted = assembly.param_shapes(run.config, parts)
     params = assembly.load_params(run.folder, wanted, run.step)

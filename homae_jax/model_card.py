@@ -84,7 +84,7 @@ def model_card(
             "",
             "## Results",
             "",
-            *_results(folder),
+            *_results(folder, step),
             "",
             f"Given at test time: {given or 'nothing'}.",
             "",
@@ -130,15 +130,20 @@ def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
     return seconds
 
 
-def _results(folder: Path) -> list[str]:
-    """The tables of every evaluation in the run's folder, then what prediction costs.
+def _results(folder: Path, step: int) -> list[str]:
+    """The tables of every evaluation of the step, then what prediction costs.
 
     Where boxes, wrist and centre were predicted, only that last table is shown.
     """
     found = [p for p in sorted((folder / "eval").glob("*.json")) if _is_result(p)]
     results = {path.stem: report.read_result(path) for path in found}
+    results = {
+        name: result
+        for name, result in results.items()
+        if result["protocol"].get("step", step) == step
+    }
     if not results:
-        return ["None were stored with the run."]
+        return [f"None of step {step:,} were stored with the run."]
     texts = [
         tables.format_result(result, "markdown")
         for result in results.values()

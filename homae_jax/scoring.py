@@ -34,6 +34,10 @@ NUM_EXTREME = 4  # best, and worst, frames drawn
 NUM_PREVIEWED = 3  # frames drawn while training
 NUM_SLICED = 4  # frames in the figure of SDF slices
 SLICE_LIMIT = 0.05  # metres, where their colours saturate
+INPUT_KEYS = (  # of config.data: what the network is shown, and of how many frames
+    *("crop", "crop_scale", "hand_box_scale", "object_box_scale", "image_size"),
+    *("object_center", "object_center_depth", "max_eval_frames"),
+)
 CURVES = {
     "loss": ("loss",),
     "errors on training batches, mm": ("mje_mm", "oce_mm"),
@@ -120,6 +124,7 @@ class Scorer:
         workdir: str | Path,
         step: int,
         is_on_the_way: bool = False,
+        ends_training: bool = False,
     ) -> report.Result:
         """Writes JSON, tables and figures, prints the table.
 
@@ -127,6 +132,7 @@ class Scorer:
           params: of `parts.model`, on the host or any one device.
           step: when they were saved; kept in the result.
           is_on_the_way: the run goes on; see `result_file`.
+          ends_training: these are the parameters of the last step; kept in the result.
         """
         config, parts, source = self._config, self._parts, self._source
         workdir = Path(workdir)
@@ -148,7 +154,8 @@ class Scorer:
             trivial=fit_trivial(config, parts),
             dataset=config.data.dataset,
             settings=_settings(config, source)
-            | {"split": self._split, "step": int(step)},
+            | {"split": self._split, "step": int(step)}
+            | {"ends_training": ends_training},
             num_batches=num_batches,
             frames=records,
         )
@@ -207,6 +214,7 @@ class Scorer:
 def _settings(config: ml_collections.ConfigDict, source: Source) -> dict[str, Any]:
     """What a number depends on beyond the predictions; kept in the result."""
     settings = config.protocol.to_dict() | {"fingertips": config.evaluate.fingertips}
+    settings |= {f"data.{key}": config.data.get(key) for key in INPUT_KEYS}
     if config.data.dataset == "ho3d":
         settings |= {"version": source.version}
     if config.data.dataset == "dexycb":

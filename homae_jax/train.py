@@ -424,6 +424,7 @@ def evaluate(run: Run, state: Any, *, is_on_the_way: bool = False) -> Any:
         workdir=run.workdir,
         step=int(state.step),
         is_on_the_way=is_on_the_way,
+        ends_training=not is_on_the_way,
     )
 
 

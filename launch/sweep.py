@@ -56,8 +56,8 @@ class Job(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether it has been evaluated."""
-        return bool(results_of(self.workdir))
+        """Whether it has been trained to its end, and scored there."""
+        return result_of(self.workdir) is not None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 def run(argv: Sequence[str]) -> int:
     """Prints, submits or runs the trainings, or collects their results."""
     options, rest = parse(argv)
-    chosen = [name for name in options.settings.split(",") if name]
+    chosen = [name for name in dict.fromkeys(options.settings.split(",")) if name]
     jobs = make_jobs(options.config, Path(options.out), rest, chosen)
     if options.collect:
         return collect(jobs, Path(options.out))
@@ -146,10 +146,14 @@ def load_sweep(config: str) -> dict[str, dict[str, object]]:
     return module.sweep()
 
 
-def results_of(workdir: Path) -> list[Path]:
-    """Evaluations that a run has written."""
-    found = (workdir / "eval").glob("*.json")
-    return sorted(p for p in found if not p.name.endswith("_frames.json"))
+def result_of(workdir: Path) -> report.Result | None:
+    """The evaluation that ended a training; others may lie beside it, or before it."""
+    for path in sorted((workdir / "eval").glob("*.json")):
+        if not path.name.endswith("_frames.json"):
+            result = report.read_result(path)
+            if result.get("protocol", {}).get("ends_training"):
+                return result
+    return None
 
 
 class Running(NamedTuple):
@@ -273,7 +277,7 @@ def array_script(jobs: Sequence[Job], sbatch: Sequence[str]) -> str:
             "#!/usr/bin/env bash",
             "#SBATCH --job-name=homae_sweep",
             f"#SBATCH --array=0-{len(jobs) - 1}",
-            "#SBATCH --signal=TERM@120",
+            "#SBATCH --signal=B:TERM@120",  # to the script itself: it has no step
             *(f"#SBATCH {option}" for option in sbatch),
             "set -euo pipefail",
             f"cd {shlex.quote(str(ROOT))}",
@@ -287,12 +291,9 @@ def array_script(jobs: Sequence[Job], sbatch: Sequence[str]) -> str:
 
 def collect(jobs: Sequence[Job], out: Path) -> int:
     """Prints one table of all results there are; writes it as results.md."""
-    results = {
-        f"{job.setting}": report.read_result(results_of(job.workdir)[0])
-        for job in jobs
-        if job.is_done
-    }
-    missing = [job.setting for job in jobs if not job.is_done]
+    found = {job.setting: result_of(job.workdir) for job in jobs}
+    results = {name: result for name, result in found.items() if result is not None}
+    missing = [name for name, result in found.items() if result is None]
     if missing:
         print(f"no result yet: {', '.join(missing)}")
     if not results:

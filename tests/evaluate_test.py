@@ -257,7 +257,11 @@ def test_scores_on_the_way_are_not_the_runs_results(parts, tmp_path, monkeypatch
     scorer = scoring.Scorer(config, parts, split="evaluation")
     scorer.evaluate(params, workdir=tmp_path, step=1, is_on_the_way=True)
     assert not list((tmp_path / "eval").glob("*.json"))
-    assert len(list((tmp_path / "eval" / "step_1").glob("*.json"))) == 2
+    found = sorted((tmp_path / "eval" / "step_1").glob("*.json"))
+    assert len(found) == 2
+    protocol = json.loads(found[0].read_text())["protocol"]
+    assert protocol["step"] == 1 and protocol["ends_training"] is False
+    assert protocol["data.object_center"] == config.data.object_center
 
 
 def test_a_published_hand_without_its_mesh_is_scored_by_its_joints_alone(parts):

@@ -21,7 +21,7 @@ def test_model_card_says_what_it_was_trained_on(tmp_path):
     text = card(synthetic.get_config(), tmp_path)
     assert "3.81 M" in text and "7,000" in text and "no photograph" in text
     assert "no: they must be given" in text
-    assert "None were stored" in text
+    assert "None of step 7,000 were stored" in text
     config = ho3d.get_config()
     config.model.auxiliary = True
     text = card(config, tmp_path)
@@ -37,6 +37,11 @@ def test_model_card_holds_the_results_of_the_run(tmp_path):
     path.write_text(json.dumps(RESULT | groups | {"excluded": {}}))
     (tmp_path / "eval" / "ho3d_evaluation_frames.json").write_text('{"frames": []}')
     assert "**Table III" in card(ho3d.get_config(), tmp_path)
+    protocol = RESULT["protocol"] | {"step": 6000}  # the card is of another
+    path.write_text(
+        json.dumps(RESULT | groups | {"excluded": {}, "protocol": protocol})
+    )
+    assert "None of step 7,000 were stored" in card(ho3d.get_config(), tmp_path)
 
 
 def test_model_card_says_what_prediction_costs(tmp_path):

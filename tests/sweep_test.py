@@ -17,16 +17,23 @@ spec.loader.exec_module(sweep)
 
 CONFIG = "configs/ablations/table6.py"
 RESULT = {
-    "protocol": {"name": "hoisdf", "hand": "standard", "dataset": "ho3d"},
+    "protocol": {
+        "name": "hoisdf",
+        "hand": "standard",
+        "dataset": "ho3d",
+        "ends_training": True,
+    },
     "num_samples": 7,
+    "excluded": {},
     "metrics": {"mje_mm": 21.8, "ome_mm": 39.3},
     "baselines": {},
 }
 
 
-def finish(folder, mje=21.8, results="eval"):
+def finish(folder, mje=21.8, results="eval", **protocol):
     (folder / results).mkdir(parents=True)
     result = RESULT | {"metrics": RESULT["metrics"] | {"mje_mm": mje}}
+    result["protocol"] = RESULT["protocol"] | protocol
     (folder / results / "ho3d_evaluation.json").write_text(json.dumps(result))
     (folder / results / "ho3d_evaluation_frames.json").write_text("{}")
 
@@ -44,13 +51,23 @@ def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["patches_8"]
 
 
-def test_a_setting_evaluated_on_the_way_is_not_done(tmp_path, capsys):
-    finish(tmp_path / "patches_8", results="eval/step_1000")
+@pytest.mark.parametrize(
+    "how", [{"results": "eval/step_1000"}, {"ends_training": False}]
+)
+def test_a_setting_evaluated_before_its_end_is_not_done(tmp_path, capsys, how):
+    """On the way by the training, or by somebody who looked at an interrupted one."""
+    finish(tmp_path / "patches_8", **how)
     arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--settings=patches_8"]
     assert sweep.main([*arguments, "--dry_run"]) == 0
     assert capsys.readouterr().out.startswith("to run  patches_8")
     assert sweep.main([*arguments, "--collect"]) == 0
     assert capsys.readouterr().out == "no result yet: patches_8\n"
+
+
+def test_a_setting_named_twice_is_one_job(tmp_path, capsys):
+    arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--dry_run"]
+    assert sweep.main([*arguments, "--settings=patches_8,patches_8"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_from_another_folder_runs_lie_there(tmp_path, monkeypatch, capsys):

@@ -85,7 +85,7 @@ def score_submission(pred: str | Path, gt: str | Path) -> dict[str, float | int]
     """Scores pred.zip (or its pred.json) against a folder with the two truth files.
 
     In float64, by the official definitions. A mesh of another size than MANO's is
-    left out, as the organisers do.
+    left out with its F-scores, which the organisers give even then.
 
     Returns:
       num_frames; lengths twice, as `<name>_cm` (the leaderboard's) and `<name>_mm`;
@@ -163,7 +163,7 @@ def _open(path: Path) -> io.BufferedIOBase:
 @contextlib.contextmanager
 def _open_prediction(path: Path) -> Iterator[io.BufferedIOBase]:
     """The stream of the JSON file, from an archive or plain."""
-    if path.suffix != ".zip":
+    if path.suffix.lower() != ".zip":
         with _open(path) as file:
             yield file
         return

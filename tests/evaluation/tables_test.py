@@ -114,6 +114,36 @@ def test_table_4_puts_single_objects_beside_the_published_ones():
     assert row_of(text, "mean")[-1] == "10290"
 
 
+def test_objects_weigh_the_same_in_the_means_beside_the_published_ones():
+    """(52.1 + 51.8 + 41.6) / 3 = 48.5: HOISDF's mean is one of objects, not frames."""
+    published = {
+        name: row for name, row in tables.PUBLISHED_4.items() if name != "mean"
+    }
+    for column in range(4):
+        mean = sum(row[column] for row in published.values()) / 3
+        assert mean == pytest.approx(tables.PUBLISHED_4["mean"][column], abs=0.051)
+    result = make_result()
+    result["per_object"] = {
+        name: {
+            "num_samples": num,
+            "metrics": METRICS | {"ome_mm": row[0], "add_s_mm": row[2]},
+        }
+        for num, (name, row) in zip((100, 500, 300), published.items(), strict=True)
+    }
+    mean = row_of(rendering.render(tables.table_4(result)), "mean")
+    assert mean[1] == mean[3] == "48.5" and mean[4] == mean[6] == "17.8"
+    text = rendering.render(tables.table_3(result))
+    assert row_of(text, "ours")[4:6] == ["48.5", "17.8"]
+    assert "over samples OME 40.0, ADD-S 11.0" in text
+
+
+def test_tables_say_which_step_and_when_frames_are_left_out():
+    result = make_result()
+    result["protocol"] |= {"step": 1000, "data.max_eval_frames": 50}
+    text = rendering.render(tables.table_3(result))
+    assert "root=gt, step 1000" in text and "data.max_eval_frames=50" in text
+
+
 def test_overview_gives_the_ratio_to_the_trivial_predictor():
     text = rendering.render(tables.overview_table(make_result()))
     assert row_of(text, "hand  MJE, mm")[-4:] == ["21.8", "43.7", "0.50", "11524"]
@@ -160,6 +190,7 @@ def test_protocols_table_counts_each_protocols_samples():
 def test_runs_table_lists_runs():
     text = rendering.render(tables.runs_table({"full": make_result()}, title="Table V"))
     assert text.startswith("Table V\n") and row_of(text, "full")[1] == "21.8"
+    assert row_of(text, "full")[-1] == "11524/10290"
 
 
 def test_submission_table_prints_cm_as_the_leaderboard():
