@@ -225,7 +225,7 @@ def load_config(
     """
     path, colon, argument = spec.partition(":")
     file = _find(path)
-    get_config = _get_config_of(file)
+    get_config = _function_of(file, "get_config")
     arguments = [argument] if colon else []
     try:
         inspect.signature(get_config).bind(*arguments)
@@ -241,6 +241,21 @@ def load_config(
         _check_keys(config, file)
     apply_overrides(config, overrides)
     return config
+
+
+def load_sweep(path: str) -> dict[str, dict[str, Any]]:
+    """What a configuration file's sweep() gives: setting -> key -> value.
+
+    The file is looked up as that of `load_config`.
+
+    Raises:
+      UserError: no such file, a mistake in it, or it has no sweep().
+    """
+    file = _find(path)
+    settings = _run_code(_function_of(file, "sweep"), [], file)
+    if not isinstance(settings, Mapping) or not settings:
+        raise UserError(f"{file}: its sweep() gives no settings")
+    return dict(settings)
 
 
 def apply_overrides(
@@ -354,8 +369,8 @@ def _find(path: str) -> Path:
     )
 
 
-def _get_config_of(file: Path) -> Callable[..., Any]:
-    """The function of a configuration file; its folder's parent becomes importable."""
+def _function_of(file: Path, name: str) -> Callable[..., Any]:
+    """A function of a configuration file; its folder's parent becomes importable."""
     for parent in (str(ROOT), str(file.parent.parent)):
         if parent not in sys.path:
             sys.path.insert(0, parent)
@@ -364,9 +379,9 @@ def _get_config_of(file: Path) -> Callable[..., Any]:
         raise UserError(f"--config={file}: a configuration is a .py file")
     module = importlib.util.module_from_spec(spec)
     _run_code(spec.loader.exec_module, [module], file)
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"{file}: defines no get_config()")
-    return module.get_config
+    if not callable(getattr(module, name, None)):
+        raise UserError(f"{file}: defines no {name}()")
+    return getattr(module, name)
 
 
 def _run_code(function: Callable[..., Any], arguments: list, file: Path) -> Any:

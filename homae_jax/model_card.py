@@ -154,10 +154,13 @@ def _results(folder: Path, step: int) -> list[str]:
 
 
 def cost_of_prediction(results: Mapping[str, report.Result]) -> list[tables.Table]:
-    """Given and predicted inputs under each other; [] where nothing was predicted."""
-    splits: dict[tuple[Any, Any], dict[str, report.Result]] = {}
+    """Given and predicted inputs under each other; [] where nothing was predicted.
+
+    Only results of the same step are compared.
+    """
+    splits: dict[tuple[Any, ...], dict[str, report.Result]] = {}
     for result in results.values():
-        key = result["protocol"].get("dataset"), result["protocol"].get("split")
+        key = tuple(map(result["protocol"].get, ("dataset", "split", "step")))
         names = _predicted_inputs(result)
         label = f"predicted: {', '.join(names)}" if names else "all given"
         splits.setdefault(key, {})[label] = result
@@ -165,9 +168,14 @@ def cost_of_prediction(results: Mapping[str, report.Result]) -> list[tables.Tabl
         tables.runs_table(
             dict(sorted(rows.items())),
             COST_COLUMNS,
-            f"What prediction costs, {' '.join(filter(None, key))}, mm",
-        )._replace(notes=("the crop is that of the labels in every row",))
-        for key, rows in splits.items()
+            f"What prediction costs, {' '.join(filter(None, names))}, mm",
+        )._replace(
+            notes=(
+                "the crop is that of the labels in every row",
+                *([] if step is None else [f"step {step}"]),
+            )
+        )
+        for (*names, step), rows in splits.items()
         if len(rows) > 1
     ]
 

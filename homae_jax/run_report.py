@@ -254,9 +254,11 @@ def _compared(results: Mapping[str, Mapping[str, Any]], split: str) -> list[Any]
 
 
 def _inputs(result: Mapping[str, Any]) -> str:
-    """What was given and what predicted, in a line."""
+    """What was given and what predicted, and at which step, in a line."""
     protocol = result["protocol"]
     given = [f"{k}={v}" for k, v in protocol.items() if v in ("gt", "predicted")]
+    if "step" in protocol:
+        given.append(f"step {protocol['step']}")
     return ", ".join([f"protocol {protocol['name']}", *given])
 
 

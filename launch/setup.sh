@@ -1,11 +1,12 @@
 # Sourced by the other scripts: makes .venv if it is absent, installs what is needed,
-# and leaves the interpreter's path in $PYTHON. Works from any folder.
+# and leaves the interpreter's path in $PYTHON. The caller's folder stays the current
+# one, so that relative paths on its command line mean what they say.
 #
 # HOMAE_PYTHON=python3.12  chooses the interpreter the environment is made from.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-cd "$ROOT"
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 PYTHON="$ROOT/.venv/bin/python"
 
 # Large pages for what glibc's malloc hands out: XLA's buffers are gigabytes, which a
@@ -91,4 +92,4 @@ install() {
   exec 9>&-
 }
 
-install
+(cd "$ROOT"; install)

@@ -23,7 +23,6 @@ setting that has its evaluation is not run again. Flags of homae_jax.train, such
 
 import argparse
 import collections
-import importlib.util
 import os
 import shlex
 import signal
@@ -95,8 +94,6 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args(argv)
     parser.require(options, "config")
     options.out = options.out or f"runs/{Path(options.config).stem}"
-    if Path.cwd() != ROOT:  # where the trainings run
-        options.out = str(Path(options.out).resolve())
     return options, rest
 
 
@@ -109,7 +106,7 @@ def make_jobs(
       UserError: no such file, no sweep() in it, an unknown setting, or in `rest` what
         no training takes.
     """
-    settings = list(load_sweep(config))
+    settings = list(config_flags.load_sweep(config))
     chosen = chosen or settings
     unknown = sorted(set(chosen) - set(settings))
     if unknown:
@@ -131,19 +128,6 @@ def make_jobs(
         )
         for setting in chosen
     ]
-
-
-def load_sweep(config: str) -> dict[str, dict[str, object]]:
-    """What the file's sweep() gives."""
-    path = Path(config) if Path(config).is_absolute() else ROOT / config
-    if not path.is_file():
-        raise UserError(f"{config}: no such file; look into configs/ablations/")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "sweep"):
-        raise UserError(f"{config}: has no sweep(); configs/ablations/ shows some")
-    return module.sweep()
 
 
 def result_of(workdir: Path) -> report.Result | None:
@@ -280,7 +264,7 @@ def array_script(jobs: Sequence[Job], sbatch: Sequence[str]) -> str:
             "#SBATCH --signal=B:TERM@120",  # to the script itself: it has no step
             *(f"#SBATCH {option}" for option in sbatch),
             "set -euo pipefail",
-            f"cd {shlex.quote(str(ROOT))}",
+            f"cd {shlex.quote(str(Path.cwd()))}",
             'case "$SLURM_ARRAY_TASK_ID" in',
             *cases,
             "esac",

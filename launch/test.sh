@@ -5,6 +5,7 @@
 #   bash launch/test.sh --parity    against public implementations, which it installs
 # Further arguments go to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+cd "$ROOT"
 export JAX_PLATFORMS=cpu
 select="not slow and not parity"
 # Tests of processes wait for each other: a third one has work then, where memory is.

@@ -19,7 +19,8 @@ def test_script_parses(script):
 
 def run_function(name, path):
     """One function of setup.sh, without running its installation."""
-    text = (ROOT / "launch" / "setup.sh").read_text().removesuffix("install\n")
+    text = (ROOT / "launch" / "setup.sh").read_text()
+    text = text.removesuffix('(cd "$ROOT"; install)\n')
     copy = path / "setup.sh"
     copy.write_text(text)
     script = f'source {copy}; cd "{ROOT}"; {name}'
@@ -120,6 +121,26 @@ def test_of_two_setups_at_once_one_installs(tmp_path):
     ]
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["pip --version", "pip install"]
+
+
+def test_the_callers_folder_and_its_relative_paths_stay(tmp_path):
+    """--config.data.root=mine was looked for in the repository."""
+    repo, here = tmp_path / "repo", tmp_path / "here"
+    shutil.copytree(ROOT / "launch", repo / "launch")
+    (repo / "requirements.txt").write_text("jax\n")
+    python = repo / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\n[ "$2" = pip ] || echo "$PWD $PYTHONPATH $@"\n')
+    python.chmod(0o755)
+    here.mkdir()
+    env = {key: os.environ[key] for key in os.environ if key != "PYTHONPATH"}
+    done = subprocess.run(
+        ["bash", repo / "launch" / "train.sh", "--workdir=mine"],
+        **{"cwd": here, "capture_output": True, "text": True, "env": env},
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1]
+    assert said == f"{here} {repo} -m homae_jax.train --workdir=mine"
 
 
 @pytest.mark.parametrize("given", ["", "glibc.malloc.check=3"])

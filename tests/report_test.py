@@ -97,6 +97,22 @@ def test_run_section_says_what_prediction_costs(folders):
         ["predicted: root", "70.0"],
     ]
     assert "Worst frames, ho3d_evaluation" in blocks
+    result["protocol"] |= {"step": 500}  # another step's: nothing to compare with
+    path.with_name("ho3d_evaluation_predicted_root.json").write_text(json.dumps(result))
+    blocks = blocks_of(run_report.run_section(run_report.read_run(folders[0])))
+    assert "What prediction costs, ho3d, mm" not in blocks
+
+
+def test_comparison_says_the_steps_where_they_differ(folders):
+    for folder, step in zip(folders, (100, 200), strict=True):
+        path = folder / "eval" / "ho3d_evaluation.json"
+        result = json.loads(path.read_text())
+        result["protocol"] |= {"step": step}
+        path.write_text(json.dumps(result))
+    runs = [run_report.read_run(folder) for folder in folders]
+    (section,) = run_report.comparison(runs)
+    notes = blocks_of(section)["Results on ho3d_evaluation, mm"].notes
+    assert [note.rsplit(", ", 1)[1] for note in notes] == ["step 100", "step 200"]
 
 
 def test_page_sets_the_best_in_bold(tmp_path):

@@ -70,16 +70,6 @@ def test_a_setting_named_twice_is_one_job(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_from_another_folder_runs_lie_there(tmp_path, monkeypatch, capsys):
-    """Trainings run in the project's folder; results are looked for where we are."""
-    monkeypatch.chdir(tmp_path)
-    finish(tmp_path / "mine" / "patches_8")
-    assert sweep.main([f"--config={CONFIG}", "--out=mine", "--dry_run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert f"--workdir={tmp_path}/mine/patches_4" in lines[0]
-    assert lines[1].startswith("done    patches_8")
-
-
 def test_slurm_array_holds_what_is_left(tmp_path, capsys):
     finish(tmp_path / "patches_4")
     arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--dry_run", "--slurm"]
@@ -157,7 +147,7 @@ def test_collect_orders_settings_as_the_sweep_does(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--config=configs/nowhere.py"], "no such file"),
-        (["--config=configs/common.py"], "has no sweep()"),
+        (["--config=configs/common.py"], "defines no sweep()"),
         ([f"--config={CONFIG}", "--settings=patches_5"], "no setting patches_5"),
         (
             [f"--config={CONFIG}", "--config.data.rot=3"],
@@ -172,6 +162,38 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     assert sweep.main([*arguments, "--dry_run"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def sweep():\n    return {'a': 1 / 0}\n", ":2: ZeroDivisionError: division"),
+        ("def sweep(:\n", ":1: invalid syntax"),
+        ("def sweep():\n    return None\n", "its sweep() gives no settings"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_its_place(
+    tmp_path, text, message, capsys
+):
+    (tmp_path / "mine.py").write_text(text)
+    assert sweep.main([f"--config={tmp_path / 'mine.py'}", "--dry_run"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_paths_of_a_sweep_are_those_of_the_callers_folder(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    finish(tmp_path / "mine" / "patches_8")
+    assert sweep.main([f"--config={CONFIG}", "--out=mine", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "--workdir=mine/patches_4" in lines[0] and lines[1].startswith("done")
+    arguments = [f"--config={CONFIG}", "--slurm", "--dry_run", "--settings=patches_8"]
+    assert sweep.main([*arguments, "--config.data.root=mine"]) == 0
+    script = capsys.readouterr().out
+    assert f"\ncd {tmp_path}\n" in script
+    assert "--workdir=runs/table6/patches_8 --config.data.root=mine\n" in script
 
 
 def test_multi_gpu_names_its_gpus_and_dry_runs():
