@@ -185,7 +185,7 @@ def _train_and_evaluate(
 
         # 5. The table.
         if int(state.step) == run.length.num_steps:
-            evaluate(run, state)
+            evaluate(run, state.params, int(state.step))
         else:
             _say(f"step {int(state.step)} is saved in {workdir}; start again to go on")
         parallel.wait_for_all("end")
@@ -376,10 +376,10 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     is_last = step >= num_steps
 
     def save() -> None:
-        saver.save(engine.get_state(state))
+        saver.save(engine.to_host(state))
 
     def save_at_once() -> str:
-        return saver.save_at_once(engine.get_state(state))
+        return saver.save_at_once(engine.to_host(state))
 
     with (
         contextlib.closing(writer),
@@ -402,27 +402,26 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                 save()
             with meter.pausing():
                 if _is_first() and _is_due(step, options.figures_every):
-                    writer.images(
-                        step, run.scorer.preview(engine.get_state(state).params)
-                    )
+                    params = engine.to_host(state.params)
+                    writer.images(step, run.scorer.preview(params))
                 if _is_due(step, options.eval_every) and not is_last:
-                    state_now = engine.get_state(state)
-                    result = evaluate(run, state_now, is_on_the_way=True)
+                    params = engine.to_host(state.params)
+                    result = evaluate(run, params, step, is_on_the_way=True)
                     writer.record(step, _scores(result))
                 if any(_is_due(step, n) for n in rare):
                     parallel.wait_for_all(f"step {step}")
         log(meter.flush(), writer, run, save=save_at_once)
-    return engine.get_state(state)
+    return engine.to_host(state)
 
 
-def evaluate(run: Run, state: Any, *, is_on_the_way: bool = False) -> Any:
-    """Scores a state on the evaluation split; prints the table."""
+def evaluate(run: Run, params: Any, step: int, *, is_on_the_way: bool = False) -> Any:
+    """Scores a step's parameters on the evaluation split; prints the table."""
     if not _is_first():
         return {}
     return run.scorer.evaluate(
-        state.params,
+        params,
         workdir=run.workdir,
-        step=int(state.step),
+        step=step,
         is_on_the_way=is_on_the_way,
         ends_training=not is_on_the_way,
     )

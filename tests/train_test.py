@@ -391,7 +391,7 @@ def test_signals_are_looked_after_until_what_a_run_holds_is_freed(
         return Held(batches=batches, length=SimpleNamespace(num_steps=0))
 
     monkeypatch.setattr(train, "open_run", held)
-    start = SimpleNamespace(step=0)
+    start = SimpleNamespace(step=0, params={})
     monkeypatch.setattr(train, "build_state_and_step", lambda run: (start, None))
     monkeypatch.setattr(train, "restore", lambda run, state, **_: state)
     monkeypatch.setattr(train, "run_steps", lambda run, state, *_: state)

@@ -29,7 +29,7 @@ class Engine(NamedTuple):
     put_state: Callable[[TrainState], Any]  # what it is given is used up
     put_batch: Callable[[Any], Any]  # of this process's rows
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]  # its state is donated
-    get_state: Callable[[Any], TrainState]  # copied to the host: numpy
+    to_host: Callable[[Any], Any]  # copies the state, or a part of it, as numpy
 
 
 def check_processes() -> None:
@@ -141,7 +141,7 @@ def _mesh_engine(step: Callable[..., Any]) -> Engine:
             out_shardings=(everywhere, everywhere),
             donate_argnums=0,
         ),
-        get_state=lambda state: jax.tree.map(_host_copy, state),
+        to_host=lambda tree: jax.tree.map(_host_copy, tree),
     )
 
 
@@ -180,7 +180,7 @@ def _pmap_engine(step: Callable[..., Any]) -> Engine:
         put_state=put_state,
         put_batch=put_batch,
         step=run,
-        get_state=lambda state: jax.tree.map(lambda leaf: _host_copy(leaf)[0], state),
+        to_host=lambda tree: jax.tree.map(lambda leaf: _host_copy(leaf)[0], tree),
     )
 
 

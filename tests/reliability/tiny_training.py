@@ -43,9 +43,9 @@ def get_config() -> ml_collections.ConfigDict:
     return c
 
 
-def evaluate(run: train.Run, state: Any) -> dict[str, Any]:
+def evaluate(run: train.Run, params: Any, step: int) -> dict[str, Any]:
     """Takes the place of the evaluation."""
-    print(f"evaluated step {int(state.step)}", flush=True)
+    print(f"evaluated step {step}", flush=True)
     return {}
 
 

@@ -61,7 +61,7 @@ def train(engine_name: str, **options) -> tuple[object, list[float]]:
         on_device, terms = engine.step(on_device, batch)
         losses.append(float(terms["loss"]))
     assert len(traces) == 1
-    return engine.get_state(on_device), losses
+    return engine.to_host(on_device), losses
 
 
 def compare_on_this_process() -> None:
@@ -183,17 +183,17 @@ def test_a_state_is_on_the_device_once(engine):
     on_device = engine.put_state(state)
     on_device, _ = engine.step(on_device, engine.put_batch(toy_step.toy_batch(8)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    chex.assert_tree_all_finite(engine.get_state(on_device).params)
+    chex.assert_tree_all_finite(engine.to_host(on_device).params)
 
 
 @pytest.mark.parametrize("engine", ["mesh", "pmap"])
-def test_get_state_survives_the_next_step(engine):
+def test_a_copy_survives_the_next_step(engine):
     """The device's buffers are donated; the host's copy must not share them."""
     step, state = make_step()
     engine = parallel.make_engine(engine, step)
     batch = engine.put_batch(toy_step.toy_batch(8))
     on_device, _ = engine.step(engine.put_state(state), batch)
-    copy = engine.get_state(on_device)
+    copy = engine.to_host(on_device)
     before = jax.tree.map(np.copy, copy)
     for _ in range(3):
         on_device, _ = engine.step(on_device, batch)
