@@ -11,7 +11,6 @@ limits, and nothing of an archive is unpacked to disk.
 
 import collections
 import contextlib
-import functools
 import io
 import itertools
 import json
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from homae_jax import metrics
 from homae_jax.errors import UserError
@@ -84,8 +83,9 @@ def export_submission(
 def score_submission(pred: str | Path, gt: str | Path) -> dict[str, float | int]:
     """Scores pred.zip (or its pred.json) against a folder with the two truth files.
 
-    In float64, by the official definitions. A mesh of another size than MANO's is
-    left out with its F-scores, which the organisers give even then.
+    In float64, by the official definitions. A mesh of another size than MANO's has
+    F-scores alone, and none after alignment: the organisers move it by what fits the
+    joints, without dividing by the predicted joints' size, which shrinks the mesh.
 
     Returns:
       num_frames; lengths twice, as `<name>_cm` (the leaderboard's) and `<name>_mm`;
@@ -325,16 +325,25 @@ def _score_block(*blocks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     for block in blocks:
         stacked = np.stack(block)
         arrays.append(np.concatenate([stacked, stacked[[0] * (BLOCK - num)]]))
-    if arrays[2].shape[1] != NUM_HAND_VERTICES:
-        arrays[2:] = None, None
     with jax.enable_x64(True):
-        values = _official_metrics()(*arrays)
+        values = _official_metrics(*arrays)
         return {key: np.asarray(value)[:num] for key, value in values.items()}
 
 
-@functools.cache
-def _official_metrics():
-    return jax.jit(functools.partial(metrics.hand_metrics, protocol="standard"))
+@jax.jit
+def _official_metrics(
+    joints: Float[Array, "b 21 3"],
+    gt_joints: Float[Array, "b 21 3"],
+    vertices: Float[Array, "b p 3"],
+    gt_vertices: Float[Array, "b 778 3"],
+) -> dict[str, Float[Array, " b"]]:
+    if vertices.shape == gt_vertices.shape:
+        return metrics.hand_metrics(
+            joints, gt_joints, vertices, gt_vertices, protocol="standard"
+        )
+    values = metrics.joint_metrics(joints, gt_joints, protocol="standard")
+    values["f_5"], values["f_15"] = metrics.f_scores(vertices, gt_vertices)
+    return values
 
 
 def _with_units(means: dict[str, float]) -> dict[str, float]:

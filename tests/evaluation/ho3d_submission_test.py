@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 from homae_jax.errors import UserError
 from homae_jax.evaluation import ho3d_submission
@@ -248,13 +249,20 @@ def test_score_refuses_the_opencv_frame(truth, tmp_path):
         score_submission(tmp_path / "pred.json", folder)
 
 
-def test_score_leaves_out_meshes_of_another_size(truth, tmp_path):
+def test_a_mesh_of_another_size_has_f_scores_alone(truth, tmp_path):
     folder, joints, vertices = truth
     signs = np.array([1, -1, -1])
     hands = [(joints * signs).tolist(), (vertices[:, :100] * signs).tolist()]
     (tmp_path / "pred.json").write_text(json.dumps(hands))
     scores = score_submission(tmp_path / "pred.json", folder)
-    assert scores["mje_mm"] == 0 and "v_pe_mm" not in scores and "f_5" not in scores
+    assert scores["mje_mm"] == 0 and "v_pe_mm" not in scores
+    assert "pa_f_5" not in scores
+    for key, threshold in (("f_5", 0.005), ("f_15", 0.015)):
+        expected = []
+        for mesh in vertices:  # each of the hundred is a vertex: precision 1
+            recall = (KDTree(mesh[:100]).query(mesh)[0] < threshold).mean()
+            expected.append(2 * recall / (1 + recall))
+        assert scores[key] == pytest.approx(np.mean(expected), abs=1e-12)
 
 
 def test_score_names_missing_files(truth, tmp_path):
