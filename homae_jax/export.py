@@ -89,8 +89,9 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
     """The files beside the parameters; what cannot be made is named and left out."""
     import jax
 
-    from homae_jax import assembly, bundle, model_card, program
+    from homae_jax import assembly, bundle, model_card, program, weights
 
+    assembly.build_model(run.config)  # a mistake in a key is no missing part
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     card = model_card.model_card(
         run.config, step=run.step, num_parameters=count, folder=run.folder
@@ -101,6 +102,7 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
     except UserError as error:
         print(f"left out objects and programs: {error}")
         return files
+    weights.check_shapes(run.folder, params, assembly.param_shapes(run.config, parts))
     files[bundle.OBJECTS] = bundle.pack_objects(parts.templates, parts.object_names)
     data = run.config.data
     if bundle.may_hand_on(data.dataset, data.mano):
@@ -108,9 +110,6 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
     if not _PROGRAM.value:
         return files
     try:
-        wanted = assembly.param_shapes(run.config, parts)
-        if jax.tree.structure(wanted) != jax.tree.structure(params):
-            raise UserError("the parameters are not of the configuration's model")
         return files | program.build_programs(run.config, params, parts.mano)
     except UserError as error:
         print(f"left out the programs: {error}")

@@ -12,7 +12,9 @@ metres, OpenCV camera, pixels of the crop with the top-left centre at (0, 0).
 """
 
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ class ExportedModel:
     """The network of an export as plain functions of arrays."""
 
     def __init__(self, folder: str | Path, *, hand: str | Path | None = None):
-        """Reads the programs after comparing their hashes.
+        """Reads programs, parameters and hand after comparing their hashes.
 
         Args:
           hand: npz of the hand (`python -m homae_jax.convert mano`); None: the one in
@@ -39,8 +41,11 @@ class ExportedModel:
           ValueError: files missing or altered.
         """
         self.folder = Path(folder)
-        manifest = json.loads(self._read(MANIFEST, None))
-        self._hashes = {k: v["sha256"] for k, v in manifest["files"].items()}
+        try:
+            manifest = json.loads(self._read(MANIFEST, None))
+            self._hashes = {k: v["sha256"] for k, v in manifest["files"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.folder / MANIFEST}: lists no files") from error
         self.about = json.loads(self._checked(ABOUT))
         self._params = jax.device_put(safetensors.load(self._checked(PARAMETERS)))
         self._program = export.deserialize(bytearray(self._checked(PROGRAM)))
@@ -73,15 +78,15 @@ class ExportedModel:
         """
         floats = (intrinsics, hand_box_px, object_box_px, wrist, object_center)
         arrays = [np.asarray(each, np.float32) for each in floats]
-        image = np.asarray(image, np.uint8)
+        image = _checked_image(image)
         return self._program.call(self._params, self._hand, image, *arrays)
 
     def locate(self, image: np.ndarray, intrinsics: np.ndarray) -> dict[str, jax.Array]:
         """Boxes, wrist and object of square views, where the network was trained to."""
         if self._locate is None:
             raise ValueError(f"{self.folder}: was trained without auxiliary heads")
-        arrays = np.asarray(image, np.uint8), np.asarray(intrinsics, np.float32)
-        return self._locate.call(self._params, *arrays)
+        intrinsics = np.asarray(intrinsics, np.float32)
+        return self._locate.call(self._params, _checked_image(image), intrinsics)
 
     def _read(self, name: str, digest: str | None) -> bytes:
         path = self.folder / name
@@ -101,5 +106,17 @@ class ExportedModel:
         path = Path(given) if given else self.folder / HAND
         if not path.is_file():
             raise ValueError(f"{path}: missing; give the hand by hand=FILE.npz")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in self.about["hand_arrays"]}
+        is_ours = not given and HAND in self._hashes
+        content = self._checked(HAND) if is_ours else path.read_bytes()
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                return {name: archive[name] for name in self.about["hand_arrays"]}
+        except (KeyError, zipfile.BadZipFile, TypeError, EOFError) as error:
+            raise ValueError(f"{path}: is no hand model made by export") from error
+
+
+def _checked_image(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        raise ValueError(f"image: wants uint8 RGB, 0 to 255, got {image.dtype}")
+    return image

@@ -3,7 +3,7 @@
 Examples:
 
   # one picture: everything is found by the network
-  python -m homae_jax.predict --checkpoint=runs/synthetic --input=photo.jpg --out=out
+  python -m homae_jax.predict --input=photo.jpg --out=out
 
   # what you know makes the answer better: camera (px), object, boxes, wrist (metres)
   python -m homae_jax.predict --checkpoint=DIR --input=photo.jpg --out=out \\
@@ -26,7 +26,8 @@ side.png, reconstruction.png, sdf.png, sheet.png (all on one page), meshes.glb a
 meshes.obj. A folder has these in one folder per picture and index.html: one file that
 opens in any browser, sorted by error or occlusion, with meshes that turn with the
 mouse. A file photo.json beside photo.jpg may hold its own K, fov, hand_box,
-object_box, root, object, left, and joints_cam to be compared with. A video gives
+object_box, root, object, left, and joints_cam to be compared with; clip.json beside
+clip.mp4 likewise, for all frames. A flag comes before what is noted. A video gives
 overlay.mp4 and predictions.jsonl, a line for each frame.
 """
 
@@ -129,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
     from homae_jax import prediction_files
     from homae_jax.predictor import Predictor
 
-    prediction_files.check_free(out, overwrite=_OVERWRITE.value)
+    prediction_files.check_free(source, out, given, overwrite=_OVERWRITE.value)
     runtime.keep_memory()
     predict = Predictor(
         _CHECKPOINT.value,
@@ -161,6 +162,8 @@ def _given() -> dict[str, object]:
         "object": _OBJECT.value,
         "left": _LEFT.value or None,
     }
+    if _K.value and _FOV.value:
+        raise UserError("give --K or --fov, not both")
     return {key: value for key, value in values.items() if value is not None}
 
 

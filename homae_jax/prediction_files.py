@@ -6,8 +6,10 @@ pixels of the picture.
 """
 
 import collections
+import itertools
 import json
 import os
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,9 +28,11 @@ from homae_jax.predictor import (
     ObjectShape,
     Prediction,
     Predictor,
+    mirrored_pose,
 )
 from homae_jax.progress import progress_bar
 from homae_jax.viz import figures, gallery, mesh_export, overlay, prediction_views
+from homae_jax.whole_file import replacing
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 MESHES = (".obj", ".ply", ".glb", ".stl", ".off")
@@ -42,6 +46,11 @@ RESULT, PAGE, LINES, CLIP = (
 MAX_MESH_BYTES = 256 * 2**20
 MESH_SIZES = (5e-3, 2.0)  # metres, that an object in a hand may have
 MAX_NOTE_BYTES = 2**20
+FILES = (  # of a picture, by what is asked for
+    *(RESULT, "overlay.png", "front.png", "side.png", "sheet.png"),
+    *("reconstruction.png", "sdf.png"),
+    *(f"meshes{ending}" for ending in mesh_export.FORMATS),
+)
 FFMPEG_QUIET = "-8"  # of its log levels: what is wrong we say ourselves
 CODEC = "vp09"  # plays in browsers, and OpenCV's wheels can write it
 FORMAT = "homae_jax prediction"
@@ -81,13 +90,30 @@ class Answered(NamedTuple):
     views: Mapping[str, np.ndarray]
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Makes the folder; refuses to write over earlier results, or into a file."""
+def check_free(
+    source: Path, out: Path, given: Mapping[str, Any], *, overwrite: bool
+) -> None:
+    """Makes the folder; refuses to write over what is there, or into a file.
+
+    Args:
+      source: picture, folder or video; never written over, `overwrite` or not.
+      given: flags; a mesh among them is not written over either.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; --out wants a folder")
-    taken = [name for name in (RESULT, PAGE, LINES) if (out / name).exists()]
-    if taken and not overwrite:
-        raise UserError(f"{out / taken[0]}: exists; add --overwrite to replace it")
+    inputs = [source]
+    if source.is_dir():
+        inputs = photos.list_pictures(source)
+        names = folder_names(inputs, out).values()
+        planned = [PAGE, *(f"{name}/{file}" for name in names for file in FILES)]
+    else:
+        planned = [LINES, CLIP] if is_video(source) else FILES
+    inputs.append(Path(str(given.get("object", ""))))
+    for path in filter(Path.exists, (out / name for name in planned)):
+        if any(each.is_file() and path.samefile(each) for each in inputs):
+            raise UserError(f"{path}: is what is asked about; choose another --out")
+        if not overwrite:
+            raise UserError(f"{path}: exists; add --overwrite to replace it")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +158,7 @@ def predict_folder(
     Interrupted, it leaves the page of what it has come to.
     """
     paths = photos.list_pictures(folder)
-    names = _folder_names(paths)
+    names = folder_names(paths, out)
     entries, failed = [], []
     try:
         for path in progress_bar(paths, total=len(paths), desc="pictures"):
@@ -141,7 +167,8 @@ def predict_folder(
                     predict, path, given, skeleton=skeleton, details=details
                 )
             except UserError as error:
-                failed.append(str(error))
+                said = str(error)
+                failed.append(said if path.name in said else f"{path.name}: {said}")
                 continue
             write_answer(answered, out / names[path])
             entries.append(_entry(answered, names[path]))
@@ -153,12 +180,30 @@ def predict_folder(
     if not entries:
         raise UserError(f"{folder}: no picture could be answered (see above)")
     print(f"{len(entries)} of {len(paths)} pictures -> {out / PAGE}")
+    others = photos.other_files(folder)
+    if others:
+        listed = ", ".join(others[:3])
+        print(f"passed over, no pictures by their names: {len(others)} ({listed})")
 
 
-def _folder_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A folder for each picture: photo.jpg's is photo, beside photo.png photo.jpg."""
-    stems = collections.Counter(path.stem for path in paths)
-    return {path: path.stem if stems[path.stem] == 1 else path.name for path in paths}
+def folder_names(paths: Sequence[Path], out: Path) -> dict[Path, str]:
+    """A folder of `out` for each picture.
+
+    photo.jpg's is photo; beside photo.png it is photo_jpg, or photo_jpg_2 where that
+    is another's or a file, in file systems too that take A for a.
+    """
+    stems = collections.Counter(path.stem.casefold() for path in paths)
+    is_alone = {path: stems[path.stem.casefold()] == 1 for path in paths}
+    names, taken = {}, set()
+    for path in sorted(paths, key=is_alone.get, reverse=True):
+        wanted = path.stem if is_alone[path] else path.name.replace(".", "_")
+        numbered = (f"{wanted}_{number}" for number in itertools.count(2))
+        for name in itertools.chain([wanted], numbered):
+            if name.casefold() not in taken and not (out / name).is_file():
+                break
+        taken.add(name.casefold())
+        names[path] = name
+    return names
 
 
 def _answer_file(
@@ -170,7 +215,7 @@ def _answer_file(
     details: bool,
 ) -> Answered:
     photo = photos.read_photo(path)
-    notes = read_notes(path.with_suffix(".json")) | dict(given)
+    notes = _notes_of(path, given)
     result = predict(photo.image, **to_keywords(notes), focal_35mm=photo.focal_35mm)
     scene = scene_of(result)
     masks = {"hand": result.hand_mask, "object": result.object_mask}
@@ -249,6 +294,14 @@ def _files_of(views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return files
 
 
+def _notes_of(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags say of a picture or video, else what is noted beside it."""
+    notes = read_notes(path.with_suffix(".json"))
+    if "fov" in given:
+        notes.pop("K", None)  # which would be preferred to it
+    return notes | dict(given)
+
+
 def read_notes(path: Path) -> dict[str, Any]:
     """What photo.json says of photo.jpg; {} if there is none.
 
@@ -258,7 +311,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             notes = json.loads(file.read(MAX_NOTE_BYTES))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
@@ -276,7 +329,10 @@ def to_keywords(notes: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: numbers that are none, or of the wrong count.
     """
-    keywords: dict[str, Any] = {"is_left": bool(notes.get("left", False))}
+    is_left = notes.get("left") or False
+    if not isinstance(is_left, bool):
+        raise UserError(f"left: wants true or false, got {is_left!r:.80}")
+    keywords: dict[str, Any] = {"is_left": is_left}
     names = {
         "hand_box": ("hand_box_px", (4,)),
         "object_box": ("object_box_px", (4,)),
@@ -290,7 +346,11 @@ def to_keywords(notes: Mapping[str, Any]) -> dict[str, Any]:
     if notes.get("fov") is not None:
         keywords["fov_deg"] = float(_array("fov", notes["fov"], ()))
     if notes.get("object") is not None:
-        keywords["object_shape"] = _object(str(notes["object"]))
+        if not isinstance(notes["object"], str):
+            raise UserError(
+                f"object: wants a name or a file in quotes, got {notes['object']!r:.80}"
+            )
+        keywords["object_shape"] = _object(notes["object"])
     return keywords
 
 
@@ -311,10 +371,14 @@ def _intrinsics(value: Any) -> np.ndarray:
         numbers = np.asarray(value, np.float64).ravel()
     except (TypeError, ValueError):
         numbers = np.zeros(0)
+    if numbers.size not in (4, 9) or not np.isfinite(numbers).all():
+        raise UserError(
+            f"K: wants fx, fy, cx, cy or 9 finite numbers, got {value!r:.80}"
+        )
     if numbers.size == 4:
         fx, fy, cx, cy = numbers
         return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-    return _array("K", numbers, (9,)).reshape(3, 3)
+    return numbers.reshape(3, 3)
 
 
 def _object(name: str) -> str | ObjectShape:
@@ -338,6 +402,8 @@ def _object(name: str) -> str | ObjectShape:
         raise UserError(f"{path}: not a mesh ({type(error).__name__})") from error
     if not len(faces) or not np.isfinite(vertices).all():
         raise UserError(f"{path}: holds no faces")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise UserError(f"{path}: has faces of vertices that are not there")
     extent = float(np.ptp(vertices, axis=0).max())
     if not MESH_SIZES[0] < extent < MESH_SIZES[1]:
         raise UserError(f"{path}: {extent:.3g} m wide; scale it to metres")
@@ -372,8 +438,13 @@ def _plain(value: Any) -> Any:
 
 
 def write_answer(answered: Answered, folder: Path) -> None:
-    """All files of one picture; prediction.json last, so that it marks a whole set."""
+    """All files of one picture; prediction.json last, so that it marks a whole set.
+
+    What an earlier answer left there goes, also what this one does not write.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
     scene = scene_of(answered.result)
     for name, picture in _files_of(answered.views).items():
         figures.write_png(folder / f"{name}.png", picture)
@@ -395,13 +466,8 @@ def write_answer(answered: Answered, folder: Path) -> None:
         "mask_disagreement": answered.shares.disagreement,
     }
     text = json.dumps({**to_json(answered.result), "measured": measured}, indent=1)
-    _write_text(folder / RESULT, text + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(folder / RESULT) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def describe(answered: Answered) -> str:
@@ -414,6 +480,8 @@ def describe(answered: Answered) -> str:
     ]
     if result.object_scores and _object_name(result):
         lines[0] += f" ({_belief(result)})"
+        if not _has_mesh(result):
+            lines.append("its mesh is not here: the hull of its points is drawn")
     elif result.object_scores:
         lines.append(
             f"object not recognised (perhaps {_belief(result)}): the hull of its "
@@ -434,9 +502,16 @@ def describe(answered: Answered) -> str:
 
 
 def _object_name(result: Prediction) -> str | None:
-    """Of a known object or a mesh; None: it is not recognised."""
-    shape = result.object_shape
-    return None if shape is None or shape.name == UNNAMED else shape.name
+    """Of a mesh that was given or an object that is known; None: not recognised."""
+    if _has_mesh(result):
+        return result.object_shape.name
+    best = max(result.object_scores, key=result.object_scores.get, default=None)
+    is_sure = best is not None and result.object_scores[best] >= SURE_FROM
+    return best if is_sure else None
+
+
+def _has_mesh(result: Prediction) -> bool:
+    return result.object_shape is not None and result.object_shape.name != UNNAMED
 
 
 def _belief(result: Prediction) -> str:
@@ -471,7 +546,7 @@ def _entry(answered: Answered, folder: str) -> gallery.Entry:
     return gallery.Entry(
         name=answered.name,
         note=_note(answered),
-        link=f"{folder}/",
+        link=f"{urllib.parse.quote(folder)}/",
         picture=gallery.embedded_jpeg(answered.views["overlay"]),
         meshes=tuple(scene_of(answered.result).meshes),
         values={
@@ -503,11 +578,11 @@ def predict_video(
     Interrupted, it leaves both of the frames that it has come to.
     """
     del details  # a video has no pictures of its own
-    keywords = to_keywords(given)
+    keywords = to_keywords(_notes_of(path, given))
     clip, writer = _open_video(path), None
     rate = clip.get(cv2.CAP_PROP_FPS) or 25.0
     total = max(int(clip.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
-    calm = Calmer(1 / rate, predict.find_object) if smooth else None
+    calm = Calmer(1 / rate, predict.find_believed) if smooth else None
     out.mkdir(parents=True, exist_ok=True)
     lines_part, clip_part = (out / f".part.{name}" for name in (LINES, CLIP))
     count = 0
@@ -532,6 +607,11 @@ def predict_video(
     if not count:
         raise UserError(f"{path}: holds no frame that can be read")
     print(f"{count} frames of {path.name} -> {out / CLIP}, {out / LINES}")
+    if count < total:
+        print(
+            f"warning: {path} says that it has {total} frames; the others cannot be "
+            "read, and where some are lost on the way later ones are numbered wrongly"
+        )
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:
@@ -576,7 +656,9 @@ class Calmer:
     clip shows one, and a single frame may take it for another.
     """
 
-    def __init__(self, seconds: float, find_object: Callable[[str], ObjectShape]):
+    def __init__(
+        self, seconds: float, find_object: Callable[[str], ObjectShape | None]
+    ):
         """Prepares the filters for frames `seconds` apart."""
         self._seconds, self._find_object = seconds, find_object
         self._beliefs: dict[str, float] = {}
@@ -592,16 +674,20 @@ class Calmer:
         step = self._seconds
         rotmat = Rotation.from_rotvec(result.hand_pose_aa).as_matrix()
         pose = Rotation.from_matrix(self._hand(rotmat, step)).as_rotvec()
+        believed = self._with_believed_object(result)
+        found = result.cam_T_obj
+        if result.is_left:  # of the mirror image: that of which object changes
+            found = mirrored_pose(found, result.object_shape)
         cam_T_obj = np.eye(4)
-        cam_T_obj[:3, :3] = self._object(result.cam_T_obj[None, :3, :3], step)[0]
-        cam_T_obj[:3, 3] = self._places["object"](result.cam_T_obj[:3, 3], step)
+        cam_T_obj[:3, :3] = self._object(found[None, :3, :3], step)[0]
+        cam_T_obj[:3, 3] = self._places["object"](found[:3, 3], step)
+        if result.is_left:
+            cam_T_obj = mirrored_pose(cam_T_obj, believed.object_shape)
         calmed = {
             name: self._places[name](getattr(result, name), step)
             for name in ("joints_cam", "vertices_cam", "wrist_cam")
         }
-        return self._with_believed_object(result)._replace(
-            hand_pose_aa=pose, cam_T_obj=cam_T_obj, **calmed
-        )
+        return believed._replace(hand_pose_aa=pose, cam_T_obj=cam_T_obj, **calmed)
 
     def _with_believed_object(self, result: Prediction) -> Prediction:
         """The result with the object that the running mean of beliefs names."""
@@ -617,4 +703,5 @@ class Calmer:
         best = max(self._beliefs, key=self._beliefs.get)
         if self._beliefs[best] < SURE_FROM:
             return result
-        return result._replace(object_shape=self._find_object(best))
+        shape = self._find_object(best)
+        return result if shape is None else result._replace(object_shape=shape)

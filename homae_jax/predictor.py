@@ -141,6 +141,7 @@ class Predictor:
         self.folder, self.step, self.config = run.folder, run.step, run.config
         self.mano = _find_hand(run, mano)
         self.templates, self.object_names = _find_objects(run, models)
+        self._trained_names = _find_objects(run, None)[1]  # of the head's rows
         self.model: Homae = assembly.build_model(run.config)
         self.has_auxiliary = bool(self.model.auxiliary)
         params = jax.tree.map(jnp.asarray, _read_params(run))
@@ -211,7 +212,7 @@ class Predictor:
         answer = jax.tree.map(lambda x: np.asarray(x[0], np.float64), answer)
         scores = {} if shape is not None else self._scores(located)
         if scores and max(scores.values()) >= SURE_FROM:
-            shape = self.find_object(max(scores, key=scores.get))
+            shape = self.find_believed(max(scores, key=scores.get))
         found = _result(answer, view.affine, batch, self._box_scales)
         result = Prediction(
             **found,
@@ -228,10 +229,23 @@ class Predictor:
         result = _turned_back(result, width) if is_left else result
         return result if shape else result._replace(object_shape=_hull(result))
 
+    def find_believed(self, name: str) -> ObjectShape | None:
+        """The object that the network names; None where its mesh is not here."""
+        return self.find_object(name) if name in self.object_names else None
+
     def find_object(self, shape: str | ObjectShape | None) -> ObjectShape | None:
         """A known object by its name ("mustard" will do), or the mesh itself."""
-        if shape is None or isinstance(shape, ObjectShape):
-            return shape
+        if shape is None:
+            return None
+        if isinstance(shape, ObjectShape):
+            return shape._replace(
+                vertices=np.asarray(shape.vertices, np.float64),
+                faces=np.asarray(shape.faces, np.int64),
+            )
+        if not isinstance(shape, str):
+            raise UserError(
+                f"object_shape={shape!r:.80}: give a name or an ObjectShape"
+            )
         if not self.object_names:
             raise UserError(
                 f"object={shape}: no object is known here; give a mesh (.obj, .ply, "
@@ -362,12 +376,12 @@ class Predictor:
         return jax.tree.map(lambda x: np.asarray(x[0], np.float64), found)
 
     def _scores(self, located: Located | None) -> dict[str, float]:
-        if located is None or not self.object_names:
+        if located is None or not self._trained_names:
             return {}
-        logits = located.object_logits[: len(self.object_names)]
+        logits = located.object_logits[: len(self._trained_names)]
         shares = np.exp(logits - logits.max())
         shares = (shares / shares.sum()).tolist()
-        return dict(zip(self.object_names, shares, strict=True))
+        return dict(zip(self._trained_names, shares, strict=True))
 
     def _batch(
         self, view: _View, box_px: dict, wrist: np.ndarray, center: np.ndarray
@@ -518,7 +532,7 @@ def _turned_back(result: Prediction, width: int) -> Prediction:
         **mirrored,
         hand_faces=result.hand_faces[:, ::-1],
         hand_pose_aa=Rotation.from_matrix(MIRROR @ rotmat @ MIRROR).as_rotvec(),
-        cam_T_obj=_mirrored_pose(result.cam_T_obj, result.object_shape),
+        cam_T_obj=mirrored_pose(result.cam_T_obj, result.object_shape),
         hand_box_px=boxed(result.hand_box_px),
         object_box_px=boxed(result.object_box_px),
         picture_intrinsics=picture @ result.picture_intrinsics @ MIRROR,
@@ -531,11 +545,15 @@ def _turned_back(result: Prediction, width: int) -> Prediction:
     )
 
 
-def _mirrored_pose(
+def mirrored_pose(
     cam_T_obj: Float[np.ndarray, "4 4"], shape: ObjectShape | None
 ) -> Float[np.ndarray, "4 4"]:
-    """The pose whose object looks like the mirror image of the posed object."""
-    vertices = np.zeros((1, 3)) if shape is None else shape.vertices
+    """The pose whose object looks like the mirror image of the posed object.
+
+    Twice is none. An object that is not recognised has x = 0 for its plane.
+    """
+    is_known = shape is not None and shape.name != UNNAMED
+    vertices = shape.vertices if is_known else np.zeros((1, 3))
     middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
     tree = cKDTree(vertices)
 
@@ -607,6 +625,10 @@ def _checked_image(image: Any) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(
             f"image: wants 8-bit RGB [h, w, 3], got {image.dtype} {list(image.shape)}"
         )
+    if min(image.shape[:2]) < photos.MIN_SIDE_PX:
+        raise UserError(
+            f"image: {list(image.shape)} is smaller than {photos.MIN_SIDE_PX} px"
+        )
     return image
 
 
@@ -616,7 +638,7 @@ def _checked_box(
     """The box, if it is one and meets the picture."""
     if box_px is None:
         return None
-    box = np.asarray(box_px, np.float64)
+    box = _numbers(box_px)
     what = f"{name}={_listed(box)}"
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
         raise UserError(f"{what}: give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
@@ -625,6 +647,14 @@ def _checked_box(
     if (box[2:] < 0).any() or (box[:2] > [width - 1, height - 1]).any():
         raise UserError(f"{what}: lies outside the picture of {width} x {height} px")
     return box
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """As an array; a lone NaN where they are no numbers."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
 
 
 def _listed(numbers: np.ndarray) -> str:
@@ -636,7 +666,7 @@ def _checked_place(name: str, place: Any) -> Float[np.ndarray, " 3"] | None:
     """A point in front of the camera, in metres."""
     if place is None:
         return None
-    point = np.asarray(place, np.float64)
+    point = _numbers(place)
     if point.shape != (3,) or not np.isfinite(point).all():
         raise UserError(f"{name}={_listed(point)}: give x,y,z in metres")
     if not 0.0 < point[2] < FARTHEST:

@@ -166,7 +166,7 @@ def load_export(directory: str | Path, wanted: Any | None = None) -> Export:
         reason = (str(error).splitlines() or [repr(error)])[0][:MAX_MESSAGE]
         raise UserError(f"{folder}: cannot be read ({reason}); export again") from error
     if wanted is not None:
-        _check_shapes(folder, flat, traverse_util.flatten_dict(wanted, sep="/"))
+        check_shapes(folder, nested, wanted)
     return Export(
         params=nested,
         config_json=config_json,
@@ -174,10 +174,12 @@ def load_export(directory: str | Path, wanted: Any | None = None) -> Export:
     )
 
 
-def _check_shapes(
-    folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    have, want = ({k: tuple(v.shape) for k, v in t.items()} for t in (found, wanted))
+def check_shapes(folder: Path, found: Any, wanted: Any) -> None:
+    """Raises UserError unless the parameters in a folder have the model's shapes."""
+    have, want = (
+        {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(t, sep="/").items()}
+        for t in (found, wanted)
+    )
     differing = [k for k in sorted({*have, *want}) if have.get(k) != want.get(k)]
     if differing:
         listed = "; ".join(
@@ -185,8 +187,8 @@ def _check_shapes(
             for name in differing[:MAX_LISTED]
         )
         raise UserError(
-            f"{folder}: the export is of another model, {len(differing)} parameters "
-            f"differ: {listed}"
+            f"{folder}: is of another model, {len(differing)} parameters differ: "
+            f"{listed}"
         )
 
 

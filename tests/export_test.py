@@ -110,6 +110,33 @@ def test_config_json_round_trips_with_its_tuples():
     assert assembly.config_from_json(text, "x").to_dict() == config.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("encoder.width_out", 999, "is of another model, .* parameters differ"),
+        ("dtype", "float31", "model.dtype"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_not_exported(
+    monkeypatch, key, value, message
+):
+    """It was said to leave out programs, and nobody could open what was written."""
+    from homae_jax import export as command
+
+    parts = SimpleNamespace(
+        mano=toy.toy_mano(), templates=toy.toy_templates(), object_names=("mug", "box")
+    )
+    monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    monkeypatch.setattr(assembly, "param_shapes", lambda *_: PARAMS)
+    config = synthetic.get_config()
+    config.model.update_from_flattened_dict({key: value})
+    run = SimpleNamespace(config=config, step=1, folder=Path("run"))
+    command.FLAGS(["export", "--program=false"])
+    other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2)), PARAMS)
+    with pytest.raises(UserError, match=message):
+        command._extras(run, other)
+
+
 @pytest.mark.parametrize("mano", ["", "/data/mano/MANO_RIGHT.pkl"])
 def test_a_hand_that_was_given_is_not_handed_on(monkeypatch, mano):
     """MANO has a licence of its own; the hand of the synthetic world has not."""
@@ -119,6 +146,7 @@ def test_a_hand_that_was_given_is_not_handed_on(monkeypatch, mano):
         mano=toy.toy_mano(), templates=toy.toy_templates(), object_names=("mug", "box")
     )
     monkeypatch.setattr(assembly, "build_parts", lambda config: parts)
+    monkeypatch.setattr(assembly, "param_shapes", lambda *_: PARAMS)
     config = synthetic.get_config()
     config.data.mano = mano
     run = SimpleNamespace(config=config, step=1, folder=Path("run"))

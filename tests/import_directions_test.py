@@ -35,7 +35,7 @@ ENTRY_POINTS = {
     "benchmark",
     "benchmarks",
 }
-EVERYWHERE = {"errors", "lifeline", "progress"}
+EVERYWHERE = {"errors", "lifeline", "progress", "whole_file"}
 ALLOWED = {
     "geometry": set(),
     "schema": set(),

@@ -18,6 +18,7 @@ from homae_jax.predictor import (
     ObjectShape,
     Prediction,
     Predictor,
+    mirrored_pose,
 )
 from homae_jax.viz import prediction_views
 
@@ -76,6 +77,8 @@ class ToyPredictor(Predictor):
 
     def find_object(self, shape):
         return SHAPE._replace(name=shape)
+
+    find_believed = find_object
 
     def inspect(self, result, *, seed=0):
         crop = np.zeros((64, 64, 3), np.uint8)
@@ -145,7 +148,64 @@ def test_pictures_of_one_stem_get_folders_of_their_own(pictures, tmp_path):
         ToyPredictor(), pictures, tmp_path / "out", {}, **SWITCHES
     )
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["a.jpg", "a.png", "b", "index.html"]
+    assert names == ["a_jpg", "a_png", "b", "index.html"]
+
+
+def test_no_two_pictures_share_a_folder_and_none_is_a_file(tmp_path):
+    names = ["a.jpg", "a.png", "a_png.jpg", "A_JPG.png", "c"]
+    (tmp_path / "c").touch()
+    found = prediction_files.folder_names([Path("in") / n for n in names], tmp_path)
+    assert {path.name: name for path, name in found.items()} == {
+        "a.jpg": "a_jpg_2",
+        "a.png": "a_png_2",
+        "a_png.jpg": "a_png",
+        "A_JPG.png": "A_JPG",
+        "c": "c_2",
+    }
+
+
+def test_a_folder_may_be_answered_into_itself(pictures, capsys):
+    (pictures / "a.jpg").write_bytes((pictures / "a.png").read_bytes())
+    (pictures / "film.xyz").touch()
+    prediction_files.check_free(pictures, pictures, {}, overwrite=False)
+    prediction_files.predict_folder(ToyPredictor(), pictures, pictures, {}, **SWITCHES)
+    assert "3 of 3 pictures" in (printed := capsys.readouterr().out)
+    assert "no pictures by their names: 2 (film.xyz, index.html)" in printed
+
+
+def test_what_is_wrong_with_a_note_names_its_picture(pictures, capsys, tmp_path):
+    (pictures / "b.json").write_text('{"K": [1, 2]}')
+    prediction_files.predict_folder(
+        ToyPredictor(), pictures, tmp_path / "out", {}, **SWITCHES
+    )
+    assert "left out: b.png: K: wants fx, fy, cx, cy or 9" in capsys.readouterr().out
+
+
+def test_a_field_of_view_that_is_given_comes_before_a_noted_K(pictures):
+    predict = ToyPredictor()
+    out = pictures / "out"
+    prediction_files.predict_picture(
+        predict, pictures / "a.png", out, {"fov": 40.0}, **SWITCHES
+    )
+    assert predict.calls[0]["fov_deg"] == 40.0
+    assert "intrinsics" not in predict.calls[0]
+
+
+def test_an_answer_leaves_nothing_of_the_one_before(pictures, tmp_path):
+    out = tmp_path / "out"
+    for details in (True, False):
+        prediction_files.predict_picture(
+            ToyPredictor(), pictures / "b.png", out, {}, skeleton=False, details=details
+        )
+        assert (out / "sdf.png").is_file() == details
+
+
+def test_links_of_the_page_are_quoted(pictures, tmp_path):
+    (pictures / "b.png").rename(pictures / "q?x #1.png")
+    prediction_files.predict_folder(
+        ToyPredictor(), pictures, tmp_path / "out", {}, **SWITCHES
+    )
+    assert '"q%3Fx%20%231/"' in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_an_interrupted_folder_leaves_the_page_of_what_is_done(pictures, tmp_path):
@@ -174,16 +234,37 @@ def test_predict_picture_says_when_depth_is_not_metric(pictures, tmp_path, capsy
 
 def test_check_free_keeps_earlier_results(pictures, tmp_path):
     out = tmp_path / "out"
-    prediction_files.check_free(out, overwrite=False)
+    photo = pictures / "a.png"
+
+    def check(out, overwrite, source=photo, given=None):
+        prediction_files.check_free(source, out, given or {}, overwrite=overwrite)
+
+    check(out, False)
     assert out.is_dir()
-    (out / "prediction.json").touch()
-    with pytest.raises(UserError, match="--overwrite"):
-        prediction_files.check_free(out, overwrite=False)
-    prediction_files.check_free(out, overwrite=True)
+    (out / "meshes.obj").touch()
+    with pytest.raises(UserError, match=r"meshes.obj: exists; add --overwrite"):
+        check(out, False)
+    check(out, True)
     with pytest.raises(UserError, match="is a file"):
-        prediction_files.check_free(out / "prediction.json", overwrite=True)
+        check(out / "meshes.obj", True)
     with pytest.raises(UserError, match="cannot be made"):
-        prediction_files.check_free(out / "prediction.json" / "x", overwrite=True)
+        check(out / "meshes.obj" / "x", True)
+    (out / "b").mkdir()
+    (out / "b" / "prediction.json").touch()
+    with pytest.raises(UserError, match=r"b/prediction.json: exists"):
+        check(out, False, source=pictures)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("overlay.png", {}), ("overlay.mp4", {}), ("meshes.obj", None)]
+)
+def test_no_input_is_written_over(pictures, name, given):
+    path = pictures / name
+    path.touch()
+    source = pictures / "a.png" if given is None else path
+    given = {"object": str(path)} if given is None else given
+    with pytest.raises(UserError, match=f"{name}: is what is asked about"):
+        prediction_files.check_free(source, pictures, given, overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +284,26 @@ def test_read_notes_names_what_is_wrong(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
+    "notes", [{"left": "false"}, {"left": 1}, {"object": 10}, {"object": ["mug"]}]
+)
+def test_to_keywords_guesses_nothing(notes):
+    with pytest.raises(UserError, match="wants"):
+        prediction_files.to_keywords(notes)
+
+
+@pytest.mark.parametrize("face", ["3 0 1 9", "3 0 1 -1"])
+def test_to_keywords_refuses_faces_of_vertices_that_are_not_there(tmp_path, face):
+    path = tmp_path / "oob.ply"
+    path.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+        "property float z\nelement face 1\nproperty list uchar int vertex_indices\n"
+        f"end_header\n0 0 0\n0.1 0 0\n0 0.1 0\n{face}\n"
+    )
+    with pytest.raises(UserError, match=r"oob\.ply"):
+        prediction_files.to_keywords({"object": str(path)})
+
+
+@pytest.mark.parametrize(
     "notes",
     [
         {"hand_box": [1, 2, 3]},
@@ -213,7 +314,7 @@ def test_read_notes_names_what_is_wrong(tmp_path, text, message):
     ],
 )
 def test_to_keywords_refuses_wrong_numbers(notes):
-    with pytest.raises(UserError, match="finite numbers"):
+    with pytest.raises(UserError, match="finite number"):
         prediction_files.to_keywords(notes)
 
 
@@ -256,6 +357,58 @@ def test_predict_video_writes_a_clip_and_a_line_for_each_frame(tmp_path):
         "overlay.mp4",
         "predictions.jsonl",
     ]
+
+
+def test_a_cut_video_says_how_many_frames_it_promised(tmp_path, capsys):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 60))
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        writer.write(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    writer.release()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    path.with_suffix(".json").write_text('{"left": true}')
+    predict = ToyPredictor()
+    prediction_files.predict_video(
+        predict, path, tmp_path / "out", {}, smooth=False, **SWITCHES
+    )
+    assert 0 < len(predict.calls) < 8
+    assert all(call["is_left"] for call in predict.calls)
+    assert "says that it has 8 frames" in capsys.readouterr().out
+
+
+def test_calmer_holds_a_left_hands_object_whatever_single_frames_call_it():
+    """The plane that it is mirrored in is that of the object which is believed in."""
+    right = ToyPredictor()(np.zeros((60, 80, 3), np.uint8), is_left=False)
+    turned = Rotation.from_rotvec([0.3, -0.5, 0.8]).as_matrix()
+    right.cam_T_obj[:3, :3] = turned
+    slab = SHAPE._replace(name="slab", vertices=SHAPE.vertices * [1.0, 0.2, 0.6] + 0.01)
+    slab.vertices[slab.vertices[:, 2] > 0.02, 2] += 0.03  # no symmetry along z
+    wedge = SHAPE._replace(name="wedge", vertices=SHAPE.vertices * [0.2, 1.0, 1.0])
+    wedge.vertices[wedge.vertices[:, 0] > 0, 0] *= 3.0  # none along x
+    shapes = {"slab": slab, "wedge": wedge}
+    calm = prediction_files.Calmer(1 / 30, shapes.get)
+    poses = []
+    for frame in range(12):
+        name = "wedge" if frame % 4 == 2 else "slab"
+        scores = (
+            {"slab": 0.9, "wedge": 0.1}
+            if name == "slab"
+            else {
+                "slab": 0.1,
+                "wedge": 0.9,
+            }
+        )
+        left = right._replace(
+            cam_T_obj=mirrored_pose(right.cam_T_obj, shapes[name]),
+            **{"object_shape": shapes[name], "object_scores": scores, "is_left": True},
+        )
+        answer = calm(left)
+        assert answer.object_shape.name == "slab"
+        poses.append(answer.cam_T_obj)
+    expected = mirrored_pose(right.cam_T_obj, slab)
+    np.testing.assert_allclose(poses, np.stack([expected] * 12), atol=1e-9)
 
 
 def test_an_interrupted_video_leaves_the_frames_that_are_done(tmp_path):
@@ -328,5 +481,7 @@ def test_describe_says_that_an_object_is_not_recognised():
 
     text, name = said({"ball": 0.4, "cup": 0.3}, SHAPE._replace(name=UNNAMED))
     assert "not recognised (perhaps ball 40 %, cup 30 %)" in text and name is None
+    text, name = said({"ball": 0.8, "cup": 0.2}, SHAPE._replace(name=UNNAMED))
+    assert "(belief 80 %)\nits mesh is not here" in text and name == "ball"
     text, name = said({"ball": 0.9, "cup": 0.1}, SHAPE)
     assert "ball at" in text and "(belief 90 %)" in text and name == "ball"

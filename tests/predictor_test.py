@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -20,8 +21,10 @@ from homae_jax.predictor import (
     MIRROR,
     ObjectShape,
     Predictor,
+    _checked_box,
     _checked_image,
-    _mirrored_pose,
+    _checked_place,
+    mirrored_pose,
 )
 from homae_jax.schema import Targets
 from tests import toy
@@ -167,7 +170,7 @@ def test_predictor_mirrors_a_left_hand(predict, result):
     np.testing.assert_array_equal(mirrored_inside.masked, inside.masked[:, ::-1])
 
 
-def test_mirrored_pose_shows_the_mirrored_object():
+def testmirrored_pose_shows_the_mirrored_object():
     """A box without symmetric corners but with a plane of symmetry, x."""
     rng = np.random.default_rng(1)
     half = rng.normal(size=(40, 3))
@@ -177,7 +180,7 @@ def test_mirrored_pose_shows_the_mirrored_object():
     pose[:3, :3] *= np.linalg.det(pose[:3, :3])
     pose[:3, 3] = rng.normal(size=3)
     shape = ObjectShape("toy", vertices, np.zeros((0, 3), int))
-    made = _mirrored_pose(pose, shape)
+    made = mirrored_pose(pose, shape)
     np.testing.assert_allclose(np.linalg.det(made[:3, :3]), 1.0, atol=1e-9)
     seen = vertices @ made[:3, :3].T + made[:3, 3]
     wanted = (vertices @ pose[:3, :3].T + pose[:3, 3]) * [-1, 1, 1]
@@ -211,6 +214,7 @@ def test_an_object_of_little_belief_is_the_hull_of_its_points(predict, monkeypat
 
 def test_without_known_objects_the_hull_is_all_there_is(predict, monkeypatch):
     monkeypatch.setattr(predict, "object_names", ())
+    monkeypatch.setattr(predict, "_trained_names", ())
     result = predict(IMAGE)
     assert result.object_shape.name == "unnamed" and result.object_scores == {}
     with pytest.raises(UserError, match=r"no object is known here; give a mesh"):
@@ -240,11 +244,37 @@ def test_predictor_without_auxiliary_heads_names_what_is_missing(
         ({"intrinsics": np.zeros((3, 3))}, "K: give"),
         ({"object_shape": "teapot"}, "no known object"),
         ({"intrinsics": None, "fov_deg": 200.0}, "fov=200"),
+        ({"intrinsics": None, "focal_35mm": -5.0}, "focal_35mm=-5: give millimetres"),
     ],
 )
 def test_predictor_refuses_what_makes_no_sense(predict, changes, message):
     with pytest.raises(UserError, match=message):
         predict(IMAGE, **(GIVEN | changes))
+
+
+def test_objects_are_named_as_in_training_whatever_models_are_given(folder, predict):
+    """Rows of the head are those of training; other meshes moved the names."""
+    other = Predictor(folder)
+    other.templates = jax.tree.map(lambda leaf: leaf[1:], other.templates)
+    other.object_names = other.object_names[1:]  # as --models of fewer objects
+    scores = predict(IMAGE, **GIVEN | {"wrist_cam": None}).object_scores
+    assert (
+        scores and other(IMAGE, **GIVEN | {"wrist_cam": None}).object_scores == scores
+    )
+    gone = OBJECT_NAMES[0]
+    assert other.find_believed(gone) is None and predict.find_believed(gone)
+
+
+def test_what_are_no_numbers_are_no_box_and_no_place():
+    with pytest.raises(UserError, match="hand_box=nan: give x0,y0"):
+        _checked_box("hand_box", "x", 160, 120)
+    with pytest.raises(UserError, match="root=nan: give x,y,z"):
+        _checked_place("root", {"x": 1})
+
+
+def test_an_image_must_be_large_enough(predict):
+    with pytest.raises(UserError, match="smaller than 16 px"):
+        predict(IMAGE[:0, :0])
 
 
 @pytest.mark.parametrize(
@@ -290,6 +320,27 @@ def test_exported_model_answers_as_the_network_does(folder, predict, result):
         "cpu",
         "cuda",
     ]
+
+
+@pytest.mark.skipif(not HAS_PROGRAMS, reason="no flatbuffers here")
+def test_exported_model_refuses_what_is_not_its_own(folder, tmp_path):
+    with pytest.raises(ValueError, match="wants uint8 RGB"):
+        exported.ExportedModel(folder).locate(np.zeros((1, 8, 8, 3)), np.eye(3)[None])
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for content, message in ((b"PK", "differs from its hash"), (None, "missing")):
+        (copy / bundle.HAND).unlink()
+        if content:
+            (copy / bundle.HAND).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            exported.ExportedModel(copy)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ValueError, match=r"other\.npz: is no hand model"):
+        exported.ExportedModel(copy, hand=tmp_path / "other.npz")
+    for text in ("{}", "[]", "{"):
+        (copy / "manifest.json").write_text(text)
+        with pytest.raises(ValueError):
+            exported.ExportedModel(copy)
 
 
 @pytest.mark.skipif(not HAS_PROGRAMS, reason="no flatbuffers here")

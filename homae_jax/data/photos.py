@@ -15,7 +15,11 @@ from PIL import ExifTags, Image, ImageOps
 
 from homae_jax.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PICTURES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff"),
+)
+NOTES = ".json"  # beside a picture, what is known of it
 FOCAL_SHARES = (0.1, 100.0)  # of the longer side, that a focal length may be
 ASSUMED_FOV_DEG = 60.0  # along the longer side: between a phone and a webcam
 FILM_DIAGONAL_MM = 43.27  # of 36 x 24 mm, what "35 mm equivalent" refers to
@@ -23,6 +27,7 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE_PX = 16
 APPLE_PICTURES = (".heic", ".heif")  # what Pillow cannot read
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey, 16 bits
+WHITE_OF = {"I": (255, 65535), "F": (1.0, 255.0)}  # between: of 16 and of 8 bits
 FARTHEST_CENTER = 5.0  # longer sides, that a principal point may be away
 _IFD = ExifTags.IFD.Exif
 
@@ -73,6 +78,13 @@ def _read(path: Path) -> Photo:
             raise UserError(f"{path}: {file.width} x {file.height} px is too large")
         focal = _exif_focal(file)
         upright = ImageOps.exif_transpose(file)
+        if upright.mode in WHITE_OF:
+            dark, bright = WHITE_OF[upright.mode]
+            if not dark < np.asarray(upright).max() <= bright:
+                raise UserError(
+                    f"{path}: 32 bits a pixel, and no telling which is white; save it "
+                    "with 8 or 16"
+                )
         if upright.mode in DEEP_MODES:  # Pillow's own conversion would cut, not scale
             grey = np.clip(np.asarray(upright) // 256, 0, 255)
             upright = Image.fromarray(grey.astype(np.uint8))
@@ -110,16 +122,22 @@ def choose_camera(
       focal_35mm: 35 mm equivalent, by the diagonal.
 
     Raises:
-      UserError: K is no pinhole matrix, or the angle is out of (1, 179).
+      UserError: K is no pinhole matrix, the angle is out of (1, 179), or the focal
+        length is none.
     """
     if intrinsics is not None:
-        given = _checked(np.asarray(intrinsics, np.float64), max(width, height))
-        return Camera(given, "given", True)
+        try:
+            given = np.asarray(intrinsics, np.float64)
+        except (TypeError, ValueError):
+            given = np.zeros(0)
+        return Camera(_checked(given, max(width, height)), "given", True)
     if fov_deg is not None:
         if not 1.0 < fov_deg < 179.0:
             raise UserError(f"fov={fov_deg:g}: give an angle between 1 and 179 degrees")
         return Camera(_from_fov(width, height, fov_deg), "fov", False)
     if focal_35mm is not None:
+        if not 0.0 < focal_35mm < np.inf:
+            raise UserError(f"focal_35mm={focal_35mm:g}: give millimetres")
         focal = focal_35mm / FILM_DIAGONAL_MM * float(np.hypot(width, height))
         return Camera(_pinhole(width, height, focal), "exif", False)
     return Camera(_from_fov(width, height, ASSUMED_FOV_DEG), "assumed", False)
@@ -171,7 +189,22 @@ def list_pictures(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     known = (*PICTURES, *APPLE_PICTURES)
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in known)
+    found = sorted(p for p in folder.iterdir() if _is_named_as(p, known))
     if not found:
         raise UserError(f"{folder}: holds no picture ({', '.join(PICTURES)})")
     return found
+
+
+def other_files(folder: str | Path) -> list[str]:
+    """Names of the files that `list_pictures` passes over; notes are expected."""
+    known = (*PICTURES, *APPLE_PICTURES, NOTES)
+    files = (path for path in Path(folder).iterdir() if path.is_file())
+    return sorted(
+        path.name
+        for path in files
+        if not _is_named_as(path, known) and not path.name.startswith(".")
+    )
+
+
+def _is_named_as(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in endings

@@ -14,7 +14,6 @@ import contextlib
 import io
 import itertools
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -28,6 +27,7 @@ from jaxtyping import Array, Float
 from homae_jax import metrics
 from homae_jax.errors import UserError
 from homae_jax.schema import NUM_HAND_VERTICES, NUM_JOINTS
+from homae_jax.whole_file import replacing
 
 MEMBER = "pred.json"
 _PLAIN_JSON = re.compile(r"[\w.-]+\.json")
@@ -60,12 +60,10 @@ def export_submission(
     """
     rows = _rows_in_order(frames, order)
     _check_points(joints[rows], vertices[rows], order)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     info = zipfile.ZipInfo(MEMBER, FIXED_DATE)
     info.compress_type = zipfile.ZIP_DEFLATED
     with (
+        replacing(path) as part,
         zipfile.ZipFile(part, "w") as archive,
         archive.open(info, "w", force_zip64=True) as file,
     ):
@@ -76,8 +74,7 @@ def export_submission(
                 entry = json.dumps(points_gl.tolist(), separators=(",", ":"))
                 file.write((b"," if i else b"") + entry.encode())
         file.write(b"]]")
-    os.replace(part, path)
-    return path
+    return Path(path)
 
 
 def score_submission(pred: str | Path, gt: str | Path) -> dict[str, float | int]:

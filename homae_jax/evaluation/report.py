@@ -7,7 +7,6 @@ the unit in the key; `num_samples` counts the rows that have a value.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from homae_jax import metrics
 from homae_jax.errors import UserError
+from homae_jax.whole_file import replacing
 
 Result = dict[str, Any]
 Column = Float[np.ndarray, " n"]
@@ -175,11 +175,9 @@ def frame_error(record: Mapping[str, Any]) -> float:
 
 def write_result(result: Result, path: str | Path) -> None:
     """Writes JSON; a reader sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    os.replace(part, path)
+    text = json.dumps(result, indent=2, allow_nan=False)
+    with replacing(path) as part:
+        part.write_text(f"{text}\n")
 
 
 def read_result(path: str | Path) -> Result:

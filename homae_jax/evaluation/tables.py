@@ -5,13 +5,13 @@ millimetres and shares percent, as in the paper; n is the number of samples.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from homae_jax.evaluation.rendering import Cell, Format, Table, as_dict, fixed, render
 from homae_jax.evaluation.report import HAND_UNITS, OBJECT_UNITS, Result
+from homae_jax.whole_file import replacing
 
 
 class Column(NamedTuple):
@@ -135,16 +135,14 @@ def write_tables(
     A reader sees the old file or the whole new one.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for fmt, suffix in SUFFIXES.items():
         text = format_result(result, fmt, label=label)
         if fmt == "latex":
             text = f"% \\usepackage{{booktabs}}\n{text}"
         path = folder / f"{stem}{suffix}"
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(f"{text}\n")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(f"{text}\n")
         written.append(path)
     return written
 

@@ -7,7 +7,6 @@ by the hash of the file it came from. Model frame, metres; numpy arrays.
 import contextlib
 import hashlib
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from homae_jax.objects.simplify import merge_vertices, simplify_exactly
 from homae_jax.objects.ycb import BOX_CENTRES, EXTENTS
 from homae_jax.progress import progress_bar
 from homae_jax.schema import NUM_OBJECT_VERTICES, ObjectTemplates
+from homae_jax.whole_file import replacing
 
 MODEL_FILE = "textured_simple.obj"
 CACHE_VERSION = 4  # of what is made from a file; part of the cache's name
@@ -99,10 +99,8 @@ def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
 def _write_cache(path: Path, template: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **template)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_bytes(buffer.getvalue())
 
 
 def odd_boxes(

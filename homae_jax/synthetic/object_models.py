@@ -7,7 +7,6 @@ Per object: textured_simple.obj with its .mtl and texture_map.png, points.xyz, a
 textured_simple_2000.obj with exactly 1,000 vertices. Deterministic.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from manifold3d import CrossSection, Manifold
 from homae_jax.objects.simplify import simplify_exactly
 from homae_jax.objects.ycb import BOX_CENTRES, EXTENTS, YCB_NAMES
 from homae_jax.progress import progress_bar
+from homae_jax.whole_file import replacing
 
 SEGMENTS = 48  # of a full turn
 MIN_TOLERANCE = 2e-5  # metres, of the first round of simplification
@@ -254,9 +254,8 @@ def _write_model(folder: Path, name: str) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _plain_obj(vertices: np.ndarray, faces: np.ndarray) -> str:

@@ -8,7 +8,6 @@ C = diag(1, -1, -1), rotations by C from the left.
 
 import io
 import json
-import os
 import pickle
 import struct
 import zlib
@@ -25,6 +24,7 @@ from homae_jax.objects.ycb import HO3D_OBJECTS, YCB_NAMES
 from homae_jax.synthetic.png import encode_flat, encode_photo
 from homae_jax.synthetic.render import HAND, OBJECT, Rendering, Visibility
 from homae_jax.synthetic.scenes import Clip, Labels
+from homae_jax.whole_file import replacing
 
 GL_SIGNS = np.array([1.0, -1.0, -1.0])
 FINGERTIPS = (728, 353, 442, 576, 694)  # HO-3D: thumb, index, middle, ring, little
@@ -464,9 +464,8 @@ def _rounded(array: np.ndarray) -> list:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that others see whole or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import json
 import math
-import os
 import secrets
 import sys
 import time
@@ -24,6 +23,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from homae_jax.errors import UserError
 from homae_jax.progress import format_seconds
+from homae_jax.whole_file import replacing
 
 METRICS_FILE = "metrics.jsonl"
 BOARD_FOLDER = "tensorboard"
@@ -245,9 +245,8 @@ def _drop_later(path: Path, first_step: int) -> None:
         return
     text = path.read_text(encoding="utf-8")
     kept = [line for line in text.splitlines() if _step_of(line) <= first_step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

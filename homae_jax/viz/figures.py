@@ -4,7 +4,6 @@ Everything takes numpy arrays and returns uint8 RGB pictures; `write_png` puts o
 disk. Text is cv2's, drawn at twice its size and averaged; ASCII only.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from homae_jax.viz import overlay
 from homae_jax.viz.overlay import Mesh
+from homae_jax.whole_file import replacing
 
 Picture = UInt8[np.ndarray, "_h _w 3"]
 Number = float | int
@@ -29,12 +29,9 @@ _TEXT_HEIGHT = 21.0  # px of a capital at cv2's scale 1
 
 def write_png(path: str | Path, image: Picture) -> None:
     """Writes a picture; a reader sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".png", image[..., ::-1])
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data.tobytes())
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_bytes(data.tobytes())
 
 
 def picture_from_normalised(

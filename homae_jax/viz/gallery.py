@@ -9,7 +9,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from homae_jax.viz.overlay import Mesh
+from homae_jax.whole_file import replacing
 
 PICTURE_SIDE_PX = 640
 JPEG_QUALITY = 82
@@ -53,11 +53,9 @@ def write_gallery(path: str | Path, entries: Sequence[Entry], *, title: str) -> 
     }
     # "<" could end the script element early: a name may hold anything.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(_page(html.escape(title), len(entries), text), encoding="utf-8")
-    os.replace(part, path)
+    page = _page(html.escape(title), len(entries), text)
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def asset(name: str) -> str:

@@ -5,7 +5,6 @@ wants y up and z backward, so .glb files are turned by diag(1, -1, -1); .obj fil
 the camera frame unless `y_up` says otherwise.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import trimesh
 from homae_jax.errors import UserError
 from homae_jax.geometry.camera import GL_TO_CV
 from homae_jax.viz.overlay import Mesh
+from homae_jax.whole_file import replacing
 
 FORMATS = (".glb", ".obj")
 
@@ -42,10 +42,8 @@ def write_meshes(
         for name, mesh in meshes.items()
     }
     data = _glb(turned) if path.suffix == ".glb" else _obj(turned).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def _glb(meshes: Mapping[str, Mesh]) -> bytes:

@@ -55,6 +55,13 @@ def test_read_photo_reads_every_mode_as_rgb(tmp_path, mode):
     assert image.shape == (20, 30, 3) and (image > 250).all()
 
 
+@pytest.mark.parametrize(("dtype", "white"), [(np.float32, 1.0), (np.int32, 255)])
+def test_read_photo_refuses_32_bits_that_would_be_black(tmp_path, dtype, white):
+    Image.fromarray(np.full((20, 30), white, dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif: 32 bits a pixel"):
+        photos.read_photo(tmp_path / "a.tif")
+
+
 def test_read_photo_says_what_to_do_with_heic_and_with_damage(tmp_path):
     with pytest.raises(UserError, match="convert it to JPEG first"):
         photos.read_photo(tmp_path / "IMG_1.HEIC")
