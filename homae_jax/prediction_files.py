@@ -156,9 +156,21 @@ def predict_folder(
     """Answers every picture of a folder; those that fail are named and left out.
 
     Interrupted, it leaves the page of what it has come to.
+
+    Raises:
+      UserError: none can be answered, or one K is given for pictures of two sizes.
     """
     paths = photos.list_pictures(folder)
     names = folder_names(paths, out)
+    if "K" in given and len(sizes := photos.sizes(paths)) > 1:
+        first, second = (
+            f"{path.name} ({width} x {height})"
+            for (width, height), path in list(sizes.items())[:2]
+        )
+        raise UserError(
+            f"K: is that of one size of picture, and {first} and {second} differ; "
+            "write each one's in a .json beside it"
+        )
     entries, failed = [], []
     try:
         for path in progress_bar(paths, total=len(paths), desc="pictures"):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from homae_jax import prediction_files
@@ -198,6 +199,16 @@ def test_an_answer_leaves_nothing_of_the_one_before(pictures, tmp_path):
             ToyPredictor(), pictures / "b.png", out, {}, skeleton=False, details=details
         )
         assert (out / "sdf.png").is_file() == details
+
+
+def test_one_K_is_not_taken_for_pictures_of_two_sizes(pictures, tmp_path):
+    Image.fromarray(np.zeros((120, 160, 3), np.uint8)).save(pictures / "c.png")
+    (pictures / "d.png").touch()  # no picture: named later
+    given = {"K": [100, 100, 40, 30]}
+    with pytest.raises(UserError, match=r"a.png \(80 x 60\) and c.png \(160 x 120\)"):
+        prediction_files.predict_folder(
+            ToyPredictor(), pictures, tmp_path / "out", given, **SWITCHES
+        )
 
 
 def test_links_of_the_page_are_quoted(pictures, tmp_path):

@@ -5,7 +5,9 @@ the whole picture. Where nobody gives them they are guessed, and the guess says 
 absolute depth is only as good as the focal length.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ APPLE_PICTURES = (".heic", ".heif")  # what Pillow cannot read
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # grey, 16 bits
 WHITE_OF = {"I": (255, 65535), "F": (1.0, 255.0)}  # between: of 16 and of 8 bits
 FARTHEST_CENTER = 5.0  # longer sides, that a principal point may be away
+LYING = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _IFD = ExifTags.IFD.Exif
 
 
@@ -192,6 +195,16 @@ def list_pictures(folder: str | Path) -> list[Path]:
     found = sorted(p for p in folder.iterdir() if _is_named_as(p, known))
     if not found:
         raise UserError(f"{folder}: holds no picture ({', '.join(PICTURES)})")
+    return found
+
+
+def sizes(paths: Iterable[Path]) -> dict[tuple[int, int], Path]:
+    """Width and height, upright, of those that can be read -> the first of them."""
+    found: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        with contextlib.suppress(Exception), Image.open(path) as file:
+            lies = file.getexif().get(ExifTags.Base.Orientation, 1) in LYING
+            found.setdefault(file.size[::-1] if lies else file.size, path)
     return found
 
 

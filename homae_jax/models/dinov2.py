@@ -353,7 +353,10 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, Any]]:
         ".bin": _read_torch,
     }
     if path.suffix not in readers:
-        raise UserError(f"{path}: expected a file ending in {', '.join(readers)}")
+        is_there = "" if path.exists() else "no such file; "
+        raise UserError(
+            f"{path}: {is_there}expected one ending in {', '.join(readers)}"
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     return readers[path.suffix](path)
