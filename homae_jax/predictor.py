@@ -141,7 +141,9 @@ class Predictor:
         self.folder, self.step, self.config = run.folder, run.step, run.config
         self.mano = _find_hand(run, mano)
         self.templates, self.object_names = _find_objects(run, models)
-        self._trained_names = _find_objects(run, None)[1]  # of the head's rows
+        self._trained_names = self.object_names  # of the head's rows
+        if models is not None:
+            self._trained_names = _names_of_training(run) or self.object_names
         self.model: Homae = assembly.build_model(run.config)
         self.has_auxiliary = bool(self.model.auxiliary)
         params = jax.tree.map(jnp.asarray, _read_params(run))
@@ -707,6 +709,14 @@ def _find_hand(run: assembly.StoredRun, given: str | Path | None) -> ManoModel:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the hand model by --mano=FILE")
     return load_mano(path)
+
+
+def _names_of_training(run: assembly.StoredRun) -> tuple[str, ...]:
+    """() where its models are not here: those that are given must be the same then."""
+    try:
+        return _find_objects(run, None)[1]
+    except UserError:
+        return ()
 
 
 def _find_objects(
