@@ -19,7 +19,7 @@ finish the step, save, exit; a second time: exit at once.
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,9 +262,10 @@ def run_length(config: ml_collections.ConfigDict, num_frames: int) -> Length:
 def build_state_and_step(run: Run) -> tuple[Any, Callable[..., Any]]:
     """The state before the first step; the step, (state, batch) -> (state, terms)."""
     import jax
+    import jax.numpy as jnp
 
     from homae_jax import assembly
-    from homae_jax.training import optimizer
+    from homae_jax.training import checkpoint, optimizer
     from homae_jax.training.state import create_state
     from homae_jax.training.step import train_step
 
@@ -276,7 +277,13 @@ def build_state_and_step(run: Run) -> tuple[Any, Callable[..., Any]]:
         num_steps=length.num_steps,
         **{name: options.pop(name) for name in of_schedule},
     )
-    params = assembly.initial_params(config, run.parts)
+    if checkpoint.finished_steps(run.workdir):  # a run that goes on fills them in
+        params = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            assembly.param_shapes(config, run.parts),
+        )
+    else:
+        params = assembly.initial_params(config, run.parts)
     freeze = config.model.encoder.freeze
     tx = optimizer.make_optimizer(params, rate, freeze_encoder=freeze, **options)
     step = functools.partial(
@@ -398,20 +405,34 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
             is_last = step == num_steps or is_wanted
             if is_last or _is_due(step, options.log_every):
                 log(meter.end(), writer, run, save=save_at_once)
-            if is_last or _is_due(step, options.checkpoint_every):
+            is_scored = _is_due(step, options.eval_every) and not is_last
+            # Before it is scored too: that takes long, and may end in a kill.
+            if is_last or is_scored or _is_due(step, options.checkpoint_every):
+                log(meter.flush(), writer, run, save=save_at_once)
                 save()
             with meter.pausing():
                 if _is_first() and _is_due(step, options.figures_every):
-                    params = engine.to_host(state.params)
-                    writer.images(step, run.scorer.preview(params))
-                if _is_due(step, options.eval_every) and not is_last:
-                    params = engine.to_host(state.params)
-                    result = evaluate(run, params, step, is_on_the_way=True)
-                    writer.record(step, _scores(result))
+                    with _only_warning("preview", step):
+                        params = engine.to_host(state.params)
+                        writer.images(step, run.scorer.preview(params))
+                if is_scored:
+                    with _only_warning("evaluation", step):
+                        params = engine.to_host(state.params)
+                        result = evaluate(run, params, step, is_on_the_way=True)
+                        writer.record(step, _scores(result))
                 if any(_is_due(step, n) for n in rare):
                     parallel.wait_for_all(f"step {step}")
         log(meter.flush(), writer, run, save=save_at_once)
     return engine.to_host(state)
+
+
+@contextlib.contextmanager
+def _only_warning(what: str, step: int) -> Iterator[None]:
+    """What is only looked at on the way does not end a training where it fails."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        _say(f"warning: {what} at step {step} failed, the run goes on: {error}")
 
 
 def evaluate(run: Run, params: Any, step: int, *, is_on_the_way: bool = False) -> Any:
@@ -521,6 +542,12 @@ def _set_position(run: Run, stored: dict[str, Any]) -> None:
             state = {"next_index": state["next_index"] * before // now}
         run.batches.set_state(state)
     except (KeyError, TypeError, ValueError, IndexError) as error:
+        if before != now:
+            raise UserError(
+                f"{run.workdir}: its place in the data is of {before} processes with "
+                f"data.workers, and here are {now}; go on with as many, or in a new "
+                f"--workdir with --config.train.init_from={run.workdir}"
+            ) from error
         raise UserError(
             f"{run.workdir}: its place in the data is of another data.workers; go on "
             f"with as many, or in a new --workdir with --config.train.init_from="

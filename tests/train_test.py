@@ -81,6 +81,57 @@ def test_train_logs_and_evaluates(monkeypatch, config_file, tmp_path, capsys):
     assert list(tmp_path.glob("tensorboard/events*"))
 
 
+@pytest.mark.parametrize(
+    "error", [UserError("S/1: no such picture"), OSError(28, "No space left")]
+)
+def test_an_evaluation_on_the_way_that_fails_loses_nothing(
+    monkeypatch, config_file, tmp_path, capsys, error
+):
+    """It ended the run, with all since the last checkpoint."""
+    toy_training.install(monkeypatch)
+    evaluate, saved = train.evaluate, []
+
+    def failing(run, params, step, *, is_on_the_way=False):
+        if is_on_the_way:
+            saved.append(step in checkpoint.finished_steps(tmp_path))
+            raise error
+        return evaluate(run, params, step)
+
+    monkeypatch.setattr(train, "evaluate", failing)
+    monkeypatch.setattr(train.Saver, "save", saving_at_once(train.Saver.save))
+    config = load(config_file, eval_every=10, checkpoint_every=1000)
+    train.train_and_evaluate(config, tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("warning: evaluation at step") == 2 and "evaluated step 24" in out
+    assert saved == [True, True]
+
+
+def saving_at_once(save):
+    """`save`, which waits until it is on disk."""
+
+    def waiting(self, state):
+        save(self, state)
+        self._writer.wait()
+
+    return waiting
+
+
+def test_a_line_is_written_before_its_checkpoint(monkeypatch, config_file, tmp_path):
+    """Killed between the two, a run lacked that line for good."""
+    toy_training.install(monkeypatch)
+    save, seen = train.Saver.save, []
+
+    def looking(self, state):
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        seen.append((int(state.step), json.loads(lines[-1])["step"]))
+        save(self, state)
+
+    monkeypatch.setattr(train.Saver, "save", looking)
+    config = load(config_file, checkpoint_every=8, log_every=4)
+    train.train_and_evaluate(config, tmp_path)
+    assert seen == [(8, 8), (16, 16), (24, 24)]
+
+
 def test_train_again_when_done_only_evaluates(
     monkeypatch, config_file, tmp_path, capsys
 ):

@@ -12,6 +12,7 @@ and either engine can go on with them.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -263,16 +264,21 @@ def restore_params(workdir: str | Path, step: int, template: Any) -> Any:
 def set_aside(workdir: str | Path, *, after: int) -> list[int]:
     """Moves the steps after one to `checkpoints/set_aside`, and says which.
 
+    What was set aside before stays: 24 is 24.2 there, where there is a 24.
     For a run that goes on from an earlier step and will come by these again.
     """
     moved = [step for step in finished_steps(workdir) if step > after]
     for step in moved:
         folder = _step_folder(workdir, step)
-        target = folder.parent / ASIDE / folder.name
+        aside = folder.parent / ASIDE
+        names = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+        target = next(
+            path
+            for path in (aside / f"{folder.name}{name}" for name in names)
+            if not path.exists()
+        )
         try:
-            if target.exists():
-                _remove(target)
-            target.parent.mkdir(exist_ok=True)
+            aside.mkdir(exist_ok=True)
             os.replace(folder, target)
         except OSError as error:
             raise UserError(

@@ -32,7 +32,7 @@ def make_loss_fn(
     """(params, batch, key, step) -> (loss, terms).
 
     Pose points are the jittered true surface; from `switch_step` on, the network's own
-    with a probability, drawn once per step (HOISDF).
+    with a probability, drawn once per step (HOISDF), or per pass of an accumulated one.
 
     Args:
       jitter: half-widths of the noise on pose points, normalised, up to 30 % of an

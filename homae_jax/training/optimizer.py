@@ -70,8 +70,8 @@ def make_optimizer(
     if clip_norm > 0:
         on_vectors.insert(0, optax.clip_by_global_norm(clip_norm))
     scaled = optax.scale_by_learning_rate(rate)
-    if weight_decay > 0:  # of matrices: by array
-        decayed = optax.add_decayed_weights(weight_decay, mask=_is_matrix)
+    if weight_decay > 0:  # of kernels: by array
+        decayed = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
         parts = [_on_vectors(optax.chain(*on_vectors)), decayed, scaled]
     else:
         parts = [_on_vectors(optax.chain(*on_vectors, scaled))]
@@ -131,8 +131,11 @@ def _parted(vectors: Sequence[jax.Array], like: Any) -> Any:
     return jax.tree.unflatten(structure, parts)
 
 
-def _is_matrix(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def _is_kernel(params: Any) -> Any:
+    """Not biases (those of attention have two axes), tokens and embeddings."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key == "kernel", params
+    )
 
 
 def encoder_scales(

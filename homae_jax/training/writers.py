@@ -243,7 +243,7 @@ def _drop_later(path: Path, first_step: int) -> None:
     """Removes lines after a step, which will come again, and a half-written one."""
     if not path.is_file():
         return
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     kept = [line for line in text.splitlines() if _step_of(line) <= first_step]
     with replacing(path) as part:
         part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

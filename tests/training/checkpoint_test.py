@@ -143,7 +143,7 @@ def test_set_aside_moves_later_steps_out_of_the_way(tmp_path):
     save(tmp_path, steps=(2, 3))
     assert checkpoint.set_aside(tmp_path, after=2) == [3]
     aside = tmp_path / "checkpoints" / "set_aside"
-    assert sorted(p.name for p in aside.iterdir()) == ["2", "3"]
+    assert sorted(p.name for p in aside.iterdir()) == ["2", "3", "3.2"]
 
 
 def test_restore_lists_parameters_of_another_model(tmp_path):

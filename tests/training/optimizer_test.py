@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from homae_jax.errors import UserError
+from homae_jax.training import optimizer
 from homae_jax.training.optimizer import (
     encoder_scales,
     learning_rate_schedule,
@@ -124,6 +125,18 @@ def test_make_optimizer_decays_matrices_only():
         decayed["head"]["kernel"] - plain["head"]["kernel"], -0.05, rtol=1e-4
     )
     np.testing.assert_allclose(decayed["head"]["bias"], plain["head"]["bias"])
+
+
+def test_only_kernels_are_decayed():
+    """Biases of attention have two axes, tokens and embeddings three."""
+    params = {
+        "query": {"kernel": jnp.zeros((4, 2, 2)), "bias": jnp.zeros((2, 2))},
+        "vit": {"cls_token": jnp.zeros((1, 1, 4))},
+    }
+    assert optimizer._is_kernel(params) == {
+        "query": {"kernel": True, "bias": False},
+        "vit": {"cls_token": False},
+    }
 
 
 def test_make_optimizer_clips_the_global_norm():

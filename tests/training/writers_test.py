@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from homae_jax.errors import UserError
-from homae_jax.training.writers import MetricWriter, WandbRun
+from homae_jax.training.writers import MetricWriter, WandbRun, _drop_later
 
 VALUES = {
     "loss": 1.5,
@@ -182,3 +182,10 @@ def test_wandb_that_fails_or_is_missing_costs_one_line(tmp_path, monkeypatch, ca
     run.close()
     error = capsys.readouterr().err
     assert "pip install wandb" in error and error.count("\n") == 1
+
+
+def test_a_damaged_log_does_not_stop_a_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, \xff\xfe\n')
+    _drop_later(path, 5)
+    assert path.read_text() == '{"step": 1}\n'
