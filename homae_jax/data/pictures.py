@@ -2,18 +2,17 @@
 
 Decoders fill the missing part of a truncated file with grey and go on; here the file's
 end is looked for first. They also believe what a header says of the size, and make room
-for it: here that is read first. Plain PNG, which is what HO-3D v2 consists of, goes
-through imagecodecs: two thirds of OpenCV's time.
+for it: here that is read first.
 """
 
 import os
 from pathlib import Path
 
 import cv2
-import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
+from homae_jax.data import png
 from homae_jax.errors import UserError
 from homae_jax.schema import BACKGROUND, HAND, OBJECT
 
@@ -24,9 +23,8 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 2**25
 MAX_SCANS = 100  # of a progressive JPEG: each goes over the whole picture
 TAIL_BYTES = 1024  # some writers leave a little behind the end mark
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_PLAIN = b"\x08\x02"  # PNG: 8 bits each of red, green and blue
-_END_MARKS = ((_JPEG, b"\xff\xd9"), (_PNG, b"IEND"))
+_JPEG = b"\xff\xd8"
+_END_MARKS = ((_JPEG, b"\xff\xd9"), (png.SIGNATURE, b"IEND"))
 _SCAN = b"\xff\xda"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # segments with the size
 
@@ -61,8 +59,8 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """RGB, or None."""
-    if data.startswith(_PNG) and data[24:26] == _PLAIN:
-        return _decode_plain_png(data)
+    if png.is_plain(data):
+        return png.decode_plain(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -71,18 +69,9 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _decode_plain_png(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    try:
-        image = imagecodecs.png_decode(data)
-    except (imagecodecs.PngError, ValueError, MemoryError):
-        return None
-    # A colour that stands for "transparent" comes as a fourth channel.
-    return np.ascontiguousarray(image[..., :3]) if image.ndim == 3 else None
-
-
 def _size(data: bytes) -> tuple[int, int]:
     """Width and height by the header; (0, 0) where there is none."""
-    if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) > 24:
+    if data.startswith(png.SIGNATURE) and data[12:16] == b"IHDR" and len(data) > 24:
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if not data.startswith(_JPEG):
         return 0, 0
