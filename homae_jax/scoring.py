@@ -6,7 +6,7 @@ carry their units in the keys (evaluation/report.py).
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ CURVES = {
     ),
     "learning rate": ("learning_rate", "lr"),
 }
+
+
+class Unwanted(Exception):
+    """A scoring was left off because nobody waits for it any more."""
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -125,6 +129,7 @@ class Scorer:
         step: int,
         is_on_the_way: bool = False,
         ends_training: bool = False,
+        is_unwanted: Callable[[], bool] | None = None,
     ) -> report.Result:
         """Writes JSON, tables and figures, prints the table.
 
@@ -133,6 +138,10 @@ class Scorer:
           step: when they were saved; kept in the result.
           is_on_the_way: the run goes on; see `result_file`.
           ends_training: these are the parameters of the last step; kept in the result.
+          is_unwanted: asked before every batch whether to leave off.
+
+        Raises:
+          Unwanted: `is_unwanted` said yes; nothing was written.
         """
         config, parts, source = self._config, self._parts, self._source
         workdir = Path(workdir)
@@ -147,7 +156,7 @@ class Scorer:
         records: list[dict[str, Any]] = []
         result = evaluator.evaluate(
             runner,
-            self._batches(frames),
+            _while_wanted(self._batches(frames), is_unwanted),
             source=source,
             templates=parts.templates,
             object_names=parts.object_names,
@@ -209,6 +218,16 @@ class Scorer:
         self, shown: Sequence[Shown], *, title: str
     ) -> dict[str, UInt8[np.ndarray, "_h _w 3"]]:
         return draw_figures(shown, title=title, source=self._source, parts=self._parts)
+
+
+def _while_wanted(
+    batches: Iterable[Batch], is_unwanted: Callable[[], bool] | None
+) -> Iterator[Batch]:
+    """The batches; raises Unwanted in place of the next one."""
+    for batch in batches:
+        if is_unwanted is not None and is_unwanted():
+            raise Unwanted
+        yield batch
 
 
 def _settings(config: ml_collections.ConfigDict, source: Source) -> dict[str, Any]:

@@ -180,14 +180,15 @@ def _train_and_evaluate(
         state = restore(run, state, step=restore_step, latest_valid=latest_valid)
 
         # 4. Steps.
-        with stop.stepping():
-            state = run_steps(run, state, engine, stop)
+        state = run_steps(run, state, engine, stop)
 
         # 5. The table.
-        if int(state.step) == run.length.num_steps:
+        is_over = int(state.step) == run.length.num_steps
+        if is_over and stop.name is None:
             evaluate(run, state.params, int(state.step))
         else:
-            _say(f"step {int(state.step)} is saved in {workdir}; start again to go on")
+            then = "be scored" if is_over else "go on"
+            _say(f"step {int(state.step)} is saved in {workdir}; start again to {then}")
         parallel.wait_for_all("end")
 
 
@@ -353,7 +354,11 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
         )
     found = checkpoint.restore(workdir, step, state)
     _set_position(run, found.data)
-    _say(f"goes on from step {step} of {workdir}")
+    num_steps, per_epoch = run.length.num_steps, run.length.steps_per_epoch
+    _say(
+        f"goes on from step {step} of {num_steps}, epoch {step / per_epoch:.1f} of "
+        f"{num_steps / per_epoch:.1f}, of {workdir}"
+    )
     for later in checkpoint.set_aside(workdir, after=step) if _is_first() else ():
         _say(f"checkpoint of step {later} set aside")
     stored = ml_collections.ConfigDict(found.config)
@@ -382,6 +387,9 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     state = engine.put_state(state)
     is_last = step >= num_steps
 
+    def is_stopping() -> bool:
+        return stop.name is not None
+
     def save() -> None:
         saver.save(engine.to_host(state))
 
@@ -389,6 +397,7 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
         return saver.save_at_once(engine.to_host(state))
 
     with (
+        contextlib.ExitStack() as signals,
         contextlib.closing(writer),
         contextlib.closing(saver),
         parallel.naming_the_lost(),
@@ -400,8 +409,9 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
             step += 1
             meter.add(step, terms, batch.sample_index)
             if step == first + 1:
+                signals.enter_context(stop.stepping())
                 _say(f"compiled in {meter.compile_seconds:.0f} s")
-            is_wanted = parallel.is_wanted_by_any(stop.name is not None, step)
+            is_wanted = parallel.is_wanted_by_any(is_stopping(), step)
             is_last = step == num_steps or is_wanted
             if is_last or _is_due(step, options.log_every):
                 log(meter.end(), writer, run, save=save_at_once)
@@ -418,7 +428,7 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                 if is_scored:
                     with _only_warning("evaluation", step):
                         params = engine.to_host(state.params)
-                        result = evaluate(run, params, step, is_on_the_way=True)
+                        result = evaluate(run, params, step, is_unwanted=is_stopping)
                         writer.record(step, _scores(result))
                 if any(_is_due(step, n) for n in rare):
                     parallel.wait_for_all(f"step {step}")
@@ -429,22 +439,33 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
 @contextlib.contextmanager
 def _only_warning(what: str, step: int) -> Iterator[None]:
     """What is only looked at on the way does not end a training where it fails."""
+    from homae_jax.scoring import Unwanted
+
     try:
         yield
+    except Unwanted:
+        _say(f"{what} at step {step} left off: asked to stop")
     except (UserError, OSError) as error:
         _say(f"warning: {what} at step {step} failed, the run goes on: {error}")
 
 
-def evaluate(run: Run, params: Any, step: int, *, is_on_the_way: bool = False) -> Any:
-    """Scores a step's parameters on the evaluation split; prints the table."""
+def evaluate(
+    run: Run, params: Any, step: int, *, is_unwanted: Callable[[], bool] | None = None
+) -> Any:
+    """Scores a step's parameters on the evaluation split; prints the table.
+
+    Args:
+      is_unwanted: of a step on the way: whether to leave off; None: of the last step.
+    """
     if not _is_first():
         return {}
     return run.scorer.evaluate(
         params,
         workdir=run.workdir,
         step=step,
-        is_on_the_way=is_on_the_way,
-        ends_training=not is_on_the_way,
+        is_on_the_way=is_unwanted is not None,
+        is_unwanted=is_unwanted,
+        ends_training=is_unwanted is None,
     )
 
 

@@ -255,7 +255,11 @@ def test_scores_on_the_way_are_not_the_runs_results(parts, tmp_path, monkeypatch
     config = toy_config()
     params = assembly.initial_params(config, parts)
     scorer = scoring.Scorer(config, parts, split="evaluation")
-    scorer.evaluate(params, workdir=tmp_path, step=1, is_on_the_way=True)
+    on_the_way = {"workdir": tmp_path, "step": 1, "is_on_the_way": True}
+    with pytest.raises(scoring.Unwanted):
+        scorer.evaluate(params, is_unwanted=lambda: True, **on_the_way)
+    assert not list(tmp_path.iterdir())
+    scorer.evaluate(params, is_unwanted=lambda: False, **on_the_way)
     assert not list((tmp_path / "eval").glob("*.json"))
     found = sorted((tmp_path / "eval" / "step_1").glob("*.json"))
     assert len(found) == 2

@@ -75,8 +75,8 @@ def install(monkeypatch, *, bad: dict[int, str] | None = None, seconds=0.0) -> N
         step = functools.partial(train_step, loss_fn=loss_fn, tx=tx, rate=rate)
         return create_state(toy_step.toy_params(), tx, run.config.seed), step
 
-    def evaluate(run: train.Run, params, step, *, is_on_the_way=False) -> dict:
-        on_the_way = " on the way" if is_on_the_way else ""
+    def evaluate(run: train.Run, params, step, *, is_unwanted=None) -> dict:
+        on_the_way = " on the way" if is_unwanted else ""
         print(f"evaluated step {step}{on_the_way}", flush=True)
         return {"metrics": {"mje_mm": 1.0}}
 

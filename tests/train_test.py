@@ -91,8 +91,8 @@ def test_an_evaluation_on_the_way_that_fails_loses_nothing(
     toy_training.install(monkeypatch)
     evaluate, saved = train.evaluate, []
 
-    def failing(run, params, step, *, is_on_the_way=False):
-        if is_on_the_way:
+    def failing(run, params, step, *, is_unwanted=None):
+        if is_unwanted:
             saved.append(step in checkpoint.finished_steps(tmp_path))
             raise error
         return evaluate(run, params, step)
@@ -104,6 +104,56 @@ def test_an_evaluation_on_the_way_that_fails_loses_nothing(
     out = capsys.readouterr().out
     assert out.count("warning: evaluation at step") == 2 and "evaluated step 24" in out
     assert saved == [True, True]
+
+
+def test_a_stop_leaves_off_an_evaluation_on_the_way(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    """A job that is told to end waited for the whole of it, and was killed."""
+    toy_training.install(monkeypatch)
+    evaluate = train.evaluate
+
+    def long(run, params, step, *, is_unwanted=None):
+        if is_unwanted:
+            assert not is_unwanted()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert is_unwanted()
+            raise scoring.Unwanted
+        return evaluate(run, params, step)
+
+    config = load(config_file, eval_every=10, checkpoint_every=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", long)
+        train.train_and_evaluate(config, tmp_path / "stopped")
+    lines = capsys.readouterr().out.splitlines()
+    last = lines[-1]
+    assert "evaluation at step 10 left off: asked to stop" in lines
+    assert last.startswith("step 11 is saved in") and last.endswith("to go on")
+    assert checkpoint.finished_steps(tmp_path / "stopped") == [10, 11]
+    train.train_and_evaluate(config, tmp_path / "stopped")
+    train.train_and_evaluate(config, tmp_path / "whole")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", config)
+
+
+def test_a_stop_in_the_last_step_leaves_its_scores_to_the_next_start(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch)
+    next_batch = train._next_batch
+
+    def stopping(batches, step, save):
+        if step == 23:
+            os.kill(os.getpid(), signal.SIGINT)
+        return next_batch(batches, step, save)
+
+    config = load(config_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_next_batch", stopping)
+        train.train_and_evaluate(config, tmp_path)
+    out = capsys.readouterr().out
+    assert out.endswith("; start again to be scored\n") and "evaluated" not in out
+    train.train_and_evaluate(config, tmp_path)
+    assert "evaluated step 24" in capsys.readouterr().out
 
 
 def saving_at_once(save):
@@ -365,6 +415,37 @@ def test_a_stopped_training_saves_and_says_so_in_one_line(
     step = checkpoint.choose_step(tmp_path / "run")
     last = out.splitlines()[-1]
     assert last.startswith(f"step {step} is saved in {tmp_path / 'run'}")
+
+
+def test_a_stop_before_the_first_step_is_done_is_at_once(config_file, tmp_path):
+    """There is nothing to save then, and compiling may take minutes."""
+    script = (
+        "import pytest; from homae_jax import config_flags, train\n"
+        "from tests import toy_training; import jax, time\n"
+        "toy_training.install(pytest.MonkeyPatch())\n"
+        "from homae_jax.training import parallel\n"
+        "made = parallel.make_engine\n"
+        "def slow(*_): print('compiling', flush=True); time.sleep(600)\n"
+        "def make(*given): return made(*given)._replace(step=slow)\n"
+        "parallel.make_engine = make\n"
+        "config_flags.run(train.main, train.FLAGS)\n"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", script, f"--config={config_file}",
+            f"--workdir={tmp_path / 'run'}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    wait_for(process, "compiling")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert err.endswith("SIGTERM: stopped; no step was under way\n")
+    assert not checkpoint.finished_steps(tmp_path / "run")
 
 
 def test_a_second_training_in_a_folder_is_refused(config_file, tmp_path):

@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C: finish the step, save, stop; a second time: stop now.
 
-Only steps have something to finish, their first compilation and evaluations on the way
-among them. Before them and after them, while data are read or the table is made, the
-first signal ends the program at once.
+Only steps have something to finish. Before the first is under way and after the last,
+while data are read, the step is compiled or the table is made, the first signal ends
+the program at once; an evaluation on the way is left off.
 """
 
 import contextlib
