@@ -37,6 +37,7 @@ from homae_jax.data.source import Source
 from homae_jax.errors import UserError
 from homae_jax.hand.mano import ManoModel
 from homae_jax.hand.mano_files import left_beside, load_mano
+from homae_jax.models.auxiliary import NUM_OBJECTS
 from homae_jax.models.dinov2 import load_dinov2
 from homae_jax.models.homae import Homae
 from homae_jax.objects.templates import load_templates, odd_boxes
@@ -77,6 +78,7 @@ class StoredRun(NamedTuple):
     folder: Path
     step: int
     config: ml_collections.ConfigDict  # as it was trained; never code
+    object_names: tuple[str, ...] = ()  # row by row as trained with; (): not noted
 
 
 def open_run(folder: str | Path, step: int | None = None) -> StoredRun:
@@ -100,7 +102,13 @@ def open_run(folder: str | Path, step: int | None = None) -> StoredRun:
         )
     step = checkpoint.choose_step(folder, step=step)
     values = checkpoint.read_config(folder, step)
-    return StoredRun(folder, step, _stored_config(values, str(folder)))
+    names = checkpoint.read_object_names(folder, step)
+    if len(names) > NUM_OBJECTS:
+        raise UserError(
+            f"{folder}: its checkpoint names {len(names)} objects, and the network "
+            f"tells {NUM_OBJECTS} apart"
+        )
+    return StoredRun(folder, step, _stored_config(values, str(folder)), names)
 
 
 def config_from_json(text: str, origin: str) -> ml_collections.ConfigDict:
@@ -266,6 +274,30 @@ def build_templates(
             flush=True,
         )
     return jax.tree.map(jnp.asarray, templates), tuple(names)
+
+
+def check_objects(
+    config: ml_collections.ConfigDict, found: Sequence[str], trained: Sequence[str]
+) -> None:
+    """Raises UserError unless the folder of models holds the objects trained with.
+
+    The network knows them by their rows, which one more, or one less, moves.
+
+    Args:
+      found: as `build_templates` names them.
+      trained: as the checkpoint names them; (): it does not.
+    """
+    if not trained or tuple(found) == tuple(trained):
+        return
+    added = sorted(set(found) - set(trained))
+    lost = sorted(set(trained) - set(found))
+    changes = [f"without {', '.join(lost)}"] if lost else []
+    changes += [f"with {', '.join(added)}"] if added else []
+    raise UserError(
+        f"{data_paths(config).models}: not the objects trained with, but "
+        f"{' and '.join(changes) or 'in another order'}; give those of the training by "
+        "--config.data.models=PATH"
+    )
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> Source:

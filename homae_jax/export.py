@@ -103,6 +103,7 @@ def _extras(run: Any, params: Any) -> dict[str, bytes]:
         print(f"left out objects and programs: {error}")
         return files
     weights.check_shapes(run.folder, params, assembly.param_shapes(run.config, parts))
+    assembly.check_objects(run.config, parts.object_names, run.object_names)
     files[bundle.OBJECTS] = bundle.pack_objects(parts.templates, parts.object_names)
     data = run.config.data
     if bundle.may_hand_on(data.dataset, data.mano):

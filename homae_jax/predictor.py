@@ -141,8 +141,9 @@ class Predictor:
         self.folder, self.step, self.config = run.folder, run.step, run.config
         self.mano = _find_hand(run, mano)
         self.templates, self.object_names = _find_objects(run, models)
-        self._trained_names = self.object_names  # of the head's rows
-        if models is not None:
+        # Of the head's rows; a run before they were noted: of its own models.
+        self._trained_names = run.object_names or self.object_names
+        if models is not None and not run.object_names:
             self._trained_names = _names_of_training(run) or self.object_names
         self.model: Homae = assembly.build_model(run.config)
         self.has_auxiliary = bool(self.model.auxiliary)

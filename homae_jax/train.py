@@ -335,6 +335,7 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
     Raises:
       UserError: the run has gone further than it is now asked to.
     """
+    from homae_jax import assembly
     from homae_jax.training import checkpoint, parallel
 
     workdir = run.workdir
@@ -353,6 +354,8 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
             f"what is there by python -m homae_jax.evaluate --workdir={workdir}"
         )
     found = checkpoint.restore(workdir, step, state)
+    if run.config.model.get("auxiliary", False):
+        assembly.check_objects(run.config, run.parts.object_names, found.object_names)
     _set_position(run, found.data)
     num_steps, per_epoch = run.length.num_steps, run.length.steps_per_epoch
     _say(
@@ -530,8 +533,13 @@ class Saver:
         return f"step {int(state.step)} is saved"
 
     def _start(self, state: Any) -> None:
-        content = {"data": _position(self._run), "config": self._run.config.to_dict()}
-        self._writer.save(int(state.step), state, **content)
+        self._writer.save(
+            int(state.step),
+            state,
+            data=_position(self._run),
+            config=self._run.config.to_dict(),
+            object_names=self._run.parts.object_names,
+        )
 
     def close(self) -> None:
         """Waits for the last checkpoint.

@@ -77,6 +77,37 @@ def test_open_run_takes_the_step_asked_for(workdir):
     np.testing.assert_array_equal(loaded["vit"]["kernel"], PARAMS["vit"]["kernel"] + 10)
 
 
+def test_open_run_knows_the_objects_trained_with(workdir, tmp_path):
+    assert assembly.open_run(workdir).object_names == ()  # of a run before that
+    saver = Checkpointer(workdir, keep=5)
+    given = {"data": {}, "config": synthetic.get_config().to_dict()}
+    state = State(PARAMS, jnp.int32(30))
+    saver.save(30, state, **given, object_names=("mug", "box"))
+    saver.save(40, state, **given, object_names=("mug",) * 22)
+    saver.wait()
+    assert assembly.open_run(workdir, 30).object_names == ("mug", "box")
+    with pytest.raises(UserError, match="names 22 objects, and the network tells 21"):
+        assembly.open_run(workdir, 40)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (("box",), "without mug;"),
+        (("box", "can", "mug"), "with can;"),
+        (("can", "mug"), "without box and with can;"),
+        (("mug", "box"), "in another order;"),
+    ],
+)
+def test_other_objects_than_those_trained_with_are_named(tmp_path, found, message):
+    config = synthetic.get_config()
+    config.data.models = str(tmp_path)
+    assembly.check_objects(config, ("box", "mug"), ("box", "mug"))
+    assembly.check_objects(config, found, ())  # of a run before it was noted
+    with pytest.raises(UserError, match=f"{tmp_path}: not the .* {message} give"):
+        assembly.check_objects(config, found, ("box", "mug"))
+
+
 def test_open_run_raises_on_what_is_no_run(workdir, tmp_path):
     for folder, step in ((tmp_path / "nowhere", None), (workdir, 15)):
         with pytest.raises(UserError, match=str(folder)):
@@ -130,7 +161,7 @@ def test_a_configuration_that_does_not_fit_is_not_exported(
     monkeypatch.setattr(assembly, "param_shapes", lambda *_: PARAMS)
     config = synthetic.get_config()
     config.model.update_from_flattened_dict({key: value})
-    run = SimpleNamespace(config=config, step=1, folder=Path("run"))
+    run = assembly.StoredRun(Path("run"), 1, config)
     command.FLAGS(["export", "--program=false"])
     other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2)), PARAMS)
     with pytest.raises(UserError, match=message):
@@ -149,7 +180,7 @@ def test_a_hand_that_was_given_is_not_handed_on(monkeypatch, mano):
     monkeypatch.setattr(assembly, "param_shapes", lambda *_: PARAMS)
     config = synthetic.get_config()
     config.data.mano = mano
-    run = SimpleNamespace(config=config, step=1, folder=Path("run"))
+    run = assembly.StoredRun(Path("run"), 1, config)
     command.FLAGS(["export", "--program=false"])
     names = command._extras(run, PARAMS).keys()
     assert (bundle.HAND in names) == (mano == "") and bundle.OBJECTS in names

@@ -275,6 +275,11 @@ def test_objects_are_named_as_in_training_whatever_models_are_given(
     assert (
         scores and other(IMAGE, **GIVEN | {"wrist_cam": None}).object_scores == scores
     )
+    opened = assembly.open_run(folder)._replace(object_names=OBJECT_NAMES)
+    monkeypatch.setattr(assembly, "open_run", lambda *_: opened)
+    monkeypatch.setattr(predictor, "_find_objects", lambda run, given: few)
+    changed = Predictor(folder)  # a run whose folder of models has lost one
+    assert changed(IMAGE, **GIVEN | {"wrist_cam": None}).object_scores == scores
     gone = OBJECT_NAMES[0]
     assert other.find_believed(gone) is None and predict.find_believed(gone)
 

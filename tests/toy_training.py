@@ -7,6 +7,7 @@ with toys in place of data, network, loss and evaluation; everything else is rea
 import functools
 import os
 import time
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def install(monkeypatch, *, bad: dict[int, str] | None = None, seconds=0.0) -> N
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
         batches = rows.to_iter_dataset(read).batch(config.train.batch_size // num)
         length = train.run_length(config, NUM_FRAMES)
-        return train.Run(config, workdir, None, source, iter(batches), length, None)
+        parts = types.SimpleNamespace(object_names=("cube", "ball"))
+        return train.Run(config, workdir, parts, source, iter(batches), length, None)
 
     def build_state_and_step(run: train.Run):
         rate = optax.constant_schedule(0.05)

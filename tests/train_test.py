@@ -267,6 +267,28 @@ def test_train_refuses_a_damaged_checkpoint_and_goes_on_from_another_when_told(
     assert_same_run(whole, parts, load(config_file))
 
 
+def test_train_goes_on_with_the_objects_it_began_with(
+    monkeypatch, config_file, tmp_path
+):
+    """A model more in the folder moves the rows that objects are known by."""
+    toy_training.install(monkeypatch)
+    train.train_and_evaluate(load(config_file, steps=10), tmp_path)
+    assert assembly.open_run(tmp_path).object_names == ("cube", "ball")
+    open_run = train.open_run
+
+    def other_objects(config, workdir):
+        parts = SimpleNamespace(object_names=("cone", "cube", "ball"))
+        return open_run(config, workdir)._replace(parts=parts)
+
+    monkeypatch.setattr(train, "open_run", other_objects)
+    config = load(config_file)
+    config.data.root, config.model.auxiliary = str(tmp_path), True
+    with pytest.raises(UserError, match="not the objects trained with, but with cone"):
+        train.train_and_evaluate(config, tmp_path)
+    config.model.auxiliary = False  # nobody asks for names then
+    train.train_and_evaluate(config, tmp_path)
+
+
 def test_train_goes_back_to_the_step_asked_for(monkeypatch, config_file, tmp_path):
     toy_training.install(monkeypatch)
     train.train_and_evaluate(load(config_file), tmp_path / "a")

@@ -1,7 +1,8 @@
 """Checkpoints by orbax, with hashes: complete and unchanged, or an error.
 
 `<workdir>/checkpoints/<step>/` holds the state (arrays), the position of the data
-iterator, the configuration and `hashes.json`, the sha256 of each of these files. A step
+iterator, the configuration, the names of the objects trained with, in the order of the
+rows that the network knows them by, and `hashes.json`, the sha256 of each file. A step
 is written beside its place and moved there when all is on disk, so that one that is
 there is complete, whenever the process was killed. Every load reads the hashes back:
 arrays carry no checksum of their own, and a flipped bit would be just another number.
@@ -46,6 +47,7 @@ class Restored(NamedTuple):
     state: Any  # numpy arrays
     data: dict[str, Any]  # state of the data iterator
     config: dict[str, Any]
+    object_names: tuple[str, ...]  # (): not noted
 
 
 class Checkpointer:
@@ -72,11 +74,13 @@ class Checkpointer:
         *,
         data: Mapping[str, Any],
         config: Mapping[str, Any],
+        object_names: Sequence[str] = (),
     ) -> None:
         """Starts to write a step; `wait` says when it is on disk.
 
         Args:
           state: a TrainState on the host, that nobody changes any more.
+          object_names: of the rows of ObjectTemplates.
 
         Raises:
           UserError: the step before could not be written.
@@ -89,6 +93,7 @@ class Checkpointer:
             "step": step,
             "data": dict(data),
             "config": dict(config),
+            "objects": list(object_names),
         }
         # Made now: the iterator moves on.
         text = json.dumps(meta, indent=1)
@@ -231,6 +236,11 @@ def read_config(workdir: str | Path, step: int) -> dict[str, Any]:
     return _read_meta(_step_folder(workdir, step))["config"]
 
 
+def read_object_names(workdir: str | Path, step: int) -> tuple[str, ...]:
+    """Names of the objects trained with, row by row; () where a run noted none."""
+    return _object_names(_read_meta(_step_folder(workdir, step)))
+
+
 def restore(workdir: str | Path, step: int, template: Any) -> Restored:
     """Reads a step that `choose_step` has verified.
 
@@ -249,6 +259,7 @@ def restore(workdir: str | Path, step: int, template: Any) -> Restored:
         state=type(template)(**_read_tree(folder, wanted)),
         data=meta["data"],
         config=meta["config"],
+        object_names=_object_names(meta),
     )
 
 
@@ -299,11 +310,18 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             f"{folder}: checkpoint format {version!r:.40}, this program reads "
             f"{FORMAT_VERSION}; use the version of homae_jax that wrote it"
         )
-    if not (
-        isinstance(meta.get("data"), dict) and isinstance(meta.get("config"), dict)
-    ):
+    wanted = (("data", dict), ("config", dict), ("objects", list))
+    meta.setdefault("objects", [])  # runs before it was noted
+    if not all(isinstance(meta.get(key), kind) for key, kind in wanted):
         raise UserError(_damage(folder, META))
+    for name in meta["objects"]:
+        if not isinstance(name, str) or not name[:MAX_MESSAGE].isprintable():
+            raise UserError(_damage(folder, META))
     return meta
+
+
+def _object_names(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name[:MAX_MESSAGE] for name in meta["objects"])
 
 
 def _read_tree(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

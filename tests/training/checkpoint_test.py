@@ -72,6 +72,27 @@ def test_save_keeps_what_it_was_given(tmp_path):
     assert checkpoint.restore(tmp_path, 1, make_state()).data == {"next_index": 4}
 
 
+def test_objects_trained_with_are_in_the_checkpoint(tmp_path):
+    saver = checkpoint.Checkpointer(tmp_path, keep=2)
+    given = {"data": {}, "config": CONFIG}
+    saver.save(1, make_state(), **given)
+    saver.save(2, make_state(), **given, object_names=("010_potted_meat_can", "mug"))
+    saver.wait()
+    assert checkpoint.read_object_names(tmp_path, 1) == ()
+    found = checkpoint.restore(tmp_path, 2, make_state())
+    assert found.object_names == ("010_potted_meat_can", "mug")
+    assert found.object_names == checkpoint.read_object_names(tmp_path, 2)
+
+
+@pytest.mark.parametrize("names", [None, "mug", {"mug": 1}, [1], [["mug"]], ["m\x1b["]])
+def test_objects_that_are_no_names_are_refused(tmp_path, names):
+    save(tmp_path, steps=(1,))
+    path = tmp_path / "checkpoints" / "1" / checkpoint.META
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"objects": names}))
+    with pytest.raises(UserError, match=r"damaged: .*meta\.json"):
+        checkpoint.read_object_names(tmp_path, 1)
+
+
 def test_checkpointer_keeps_the_newest(tmp_path):
     save(tmp_path, steps=(1, 2, 10, 11), keep=2)
     assert checkpoint.finished_steps(tmp_path) == [10, 11]
