@@ -17,7 +17,7 @@ Examples:
   python launch/sweep.py --config=configs/ablations/table6.py --collect
 
 Run it again after an interruption: a training goes on from its checkpoint, and a
-setting that has its evaluation is not run again. Flags of homae_jax.train, such as
+setting that has its evaluation is not run again (if its keys were others, that is said). Flags of homae_jax.train, such as
 --config.KEY=VALUE, go to every training. Exits with 1 where one failed.
 """
 
@@ -31,7 +31,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import ml_collections
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -43,6 +45,8 @@ from homae_jax.evaluation.rendering import render
 from homae_jax.progress import format_seconds
 
 POLL_SECONDS = 2.0
+PLACES = ("data.root", "data.models", "data.mano")  # where files lie, no setting
+MAX_LISTED = 3  # settings in one line
 FAILED, INTERRUPTED = 1, 130
 
 
@@ -52,6 +56,7 @@ class Job(NamedTuple):
     setting: str
     workdir: Path
     command: list[str]
+    config: Any = None  # ConfigDict of the training; None: not compared
 
     @property
     def is_done(self) -> bool:
@@ -71,6 +76,13 @@ def run(argv: Sequence[str]) -> int:
     jobs = make_jobs(options.config, Path(options.out), rest, chosen)
     if options.collect:
         return collect(jobs, Path(options.out))
+    for job in jobs:
+        changes = changes_since(job) if job.is_done else ""
+        if changes:
+            print(
+                f"warning: {job.setting} was trained with {changes}; give another "
+                "--out to train it anew"
+            )
     if options.slurm:
         return submit(jobs, Path(options.out), options)
     return run_here(jobs, options)
@@ -113,8 +125,10 @@ def make_jobs(
         known = ", ".join(settings)
         raise UserError(f"{config}: no setting {unknown[0]}; use one of {known}")
     config_flags.parse(train.FLAGS, ["train", *rest])
-    for setting in chosen:
-        config_flags.load_config(f"{config}:{setting}", config_flags.overrides())
+    configs = {
+        name: config_flags.load_config(f"{config}:{name}", config_flags.overrides())
+        for name in chosen
+    }
     return [
         Job(
             setting,
@@ -125,6 +139,7 @@ def make_jobs(
                 f"--workdir={out / setting}",
                 *rest,
             ],
+            configs[setting],
         )
         for setting in chosen
     ]
@@ -138,6 +153,22 @@ def result_of(workdir: Path) -> report.Result | None:
             if result.get("protocol", {}).get("ends_training"):
                 return result
     return None
+
+
+def changes_since(job: Job) -> str:
+    """What is asked for and was not trained with, in a line; "": nothing is known."""
+    from homae_jax.training import checkpoint
+
+    steps = checkpoint.finished_steps(job.workdir)
+    if job.config is None or not steps:
+        return ""
+    stored = checkpoint.read_config(job.workdir, steps[-1])
+    found = config_flags.differences(job.config, ml_collections.ConfigDict(stored))
+    lines = [
+        f"{key}={then}, not {now}" for key, now, then in found if key not in PLACES
+    ]
+    more = f"; and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else ""
+    return "; ".join(lines[:MAX_LISTED]) + more
 
 
 class Running(NamedTuple):

@@ -51,6 +51,26 @@ def test_dry_run_prints_a_training_for_every_setting(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["patches_8"]
 
 
+@pytest.mark.parametrize("flag", ["--dry_run", "--slurm"])
+def test_a_setting_done_with_other_settings_is_said(tmp_path, capsys, flag):
+    """It was called done, and its number stood for what was now asked."""
+    finish(tmp_path / "patches_8")
+    arguments = [f"--config={CONFIG}", f"--out={tmp_path}", "--settings=patches_8"]
+    trained, asked = [
+        sweep.make_jobs(CONFIG, tmp_path, rest, ["patches_8"])[0].config
+        for rest in (["--config.train.epochs=1"], [])
+    ]
+    folder = tmp_path / "patches_8" / "checkpoints" / "7"
+    folder.mkdir(parents=True)
+    meta = {"format_version": 2, "data": {}, "config": trained.to_dict()}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert sweep.main([*arguments, flag, "--config.train.epochs=1"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert sweep.main([*arguments, flag, "--config.data.root=/elsewhere"]) == 0
+    wanted = f"patches_8 was trained with train.epochs=1.0, not {asked.train.epochs};"
+    assert wanted in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "how", [{"results": "eval/step_1000"}, {"ends_training": False}]
 )
