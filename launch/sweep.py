@@ -17,8 +17,9 @@ Examples:
   python launch/sweep.py --config=configs/ablations/table6.py --collect
 
 Run it again after an interruption: a training goes on from its checkpoint, and a
-setting that has its evaluation is not run again (if its keys were others, that is said). Flags of homae_jax.train, such as
---config.KEY=VALUE, go to every training. Exits with 1 where one failed.
+setting that has its evaluation is not run again; one that was trained with other keys
+is named. Flags of homae_jax.train, such as --config.KEY=VALUE, go to every training.
+Exits with 1 where one failed.
 """
 
 import argparse
