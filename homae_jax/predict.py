@@ -31,6 +31,7 @@ clip.mp4 likewise, for all frames. A flag comes before what is noted. A video gi
 overlay.mp4 and predictions.jsonl, a line for each frame.
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{source}: no such picture, folder or video")
     given = _given()
     runtime.prepare()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     from homae_jax import prediction_files
     from homae_jax.predictor import Predictor
 

@@ -43,6 +43,7 @@ SURE_FROM = 0.5  # belief in a known object, below which none is named
 UNNAMED = "unnamed"  # object: the hull of its points
 MIN_BOX_PX = 4  # of a hand or object to be looked at
 FARTHEST = 20.0  # metres; beyond, millimetres were meant
+MOST_OUTSIDE = 2.0  # of the picture's longer side, for what is partly out of view
 MIRROR = np.diag([-1.0, 1.0, 1.0])  # x of the camera, for left hands
 SLICE_SIDE = 48  # samples of an SDF slice, per axis
 
@@ -203,10 +204,12 @@ class Predictor:
             "object_box": _checked_box("object_box", object_box_px, width, height),
             "wrist": _checked_place("root", wrist_cam),
         }
+        _check_in_view("root", given["wrist"], taken.intrinsics, width, height)
         missing = [name for name, value in given.items() if value is None]
         self._check_can_predict(missing)
         shape = self.find_object(object_shape)
         center = _checked_place("object_center", object_center_cam)
+        _check_in_view("object_center", center, taken.intrinsics, width, height)
         scene = _Scene(image, taken.intrinsics, given, center)
         if is_left:
             scene = scene.mirrored()
@@ -649,7 +652,19 @@ def _checked_box(
         raise UserError(f"{what}: smaller than {MIN_BOX_PX} px")
     if (box[2:] < 0).any() or (box[:2] > [width - 1, height - 1]).any():
         raise UserError(f"{what}: lies outside the picture of {width} x {height} px")
+    if _is_far_outside(box, width, height):
+        raise UserError(
+            f"{what}: reaches far outside the picture of {width} x {height} px; give "
+            "pixels of this picture"
+        )
     return box
+
+
+def _is_far_outside(px: Float[np.ndarray, " n"], width: int, height: int) -> bool:
+    """Of coordinates x, y, x, ...: whether any is out of the picture by some sides."""
+    limit = MOST_OUTSIDE * max(width, height)
+    sizes = np.resize([width, height], px.shape)
+    return bool(((px < -limit) | (px > sizes + limit)).any())
 
 
 def _numbers(values: Any) -> np.ndarray:
@@ -678,6 +693,25 @@ def _checked_place(name: str, place: Any) -> Float[np.ndarray, " 3"] | None:
             f"the camera, up to {FARTHEST:g}"
         )
     return point
+
+
+def _check_in_view(
+    name: str,
+    place: Float[np.ndarray, " 3"] | None,
+    intrinsics: Float[np.ndarray, "3 3"],
+    width: int,
+    height: int,
+) -> None:
+    """Raises UserError where a place projects to far outside the picture."""
+    if place is None:
+        return
+    px = camera.project(place[None], intrinsics)[0]
+    if _is_far_outside(px, width, height):
+        raise UserError(
+            f"{name}={_listed(place)}: projects to {_listed(px.round())}, far outside "
+            f"the picture of {width} x {height} px; give metres in the camera's frame "
+            "(x right, y down, z forward)"
+        )
 
 
 def _shipped() -> Path:

@@ -1,6 +1,8 @@
 """What predict reads and writes, with a predictor that needs no network."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -230,6 +232,33 @@ def test_an_interrupted_folder_leaves_the_page_of_what_is_done(pictures, tmp_pat
         prediction_files.predict_folder(
             Interrupted(), pictures, tmp_path / "out", {}, **SWITCHES
         )
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "a.png" in page and "b.png" not in page
+
+
+TERMINATED = """
+import os, signal
+from homae_jax import config_flags, predict, predictor
+from tests.prediction_files_test import ToyPredictor
+
+class Terminated(ToyPredictor):
+    def __call__(self, image, **keywords):
+        if self.calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__call__(image, **keywords)
+
+predictor.Predictor = lambda *_, **__: Terminated()
+config_flags.run(predict.main, predict.FLAGS, predict.GROUPS)
+"""
+
+
+def test_a_terminated_predict_leaves_the_page_too(pictures, tmp_path):
+    """A job's SIGTERM lost the page, and all that it would have held."""
+    arguments = [f"--input={pictures}", f"--out={tmp_path / 'out'}", "--nodetails"]
+    command = [sys.executable, "-c", TERMINATED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "interrupted"
     page = (tmp_path / "out" / "index.html").read_text()
     assert "a.png" in page and "b.png" not in page
 

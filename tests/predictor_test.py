@@ -250,6 +250,19 @@ def test_predictor_without_auxiliary_heads_names_what_is_missing(
         ({"wrist_cam": np.array([10.0, 20.0, 600.0])}, "z is 600 m; give metres"),
         ({"intrinsics": np.diag([1e9, 1e9, 1.0])}, "focal length of 1e"),
         ({"intrinsics": np.zeros((3, 3))}, "K: give"),
+        ({"intrinsics": K + 400 * np.eye(3, k=1)}, "K: give fx,fy"),
+        (
+            {"hand_box_px": np.array([40.0, 30.0, 90.0, 1e12])},
+            r"hand_box=40,30,90,1e\+12: reaches far outside the picture of 160 x 120",
+        ),
+        (
+            {"wrist_cam": np.array([0.9, 0.0, 0.3])},
+            "root=0.9,0,0.3: projects to 985,55, far outside the picture",
+        ),
+        (
+            {"object_center_cam": np.array([0.0, -9.0, 1.0])},
+            "object_center=0,-9,1: projects to 85,-2555, far outside",
+        ),
         ({"object_shape": "teapot"}, "no known object"),
         ({"intrinsics": None, "fov_deg": 200.0}, "fov=200"),
         ({"intrinsics": None, "focal_35mm": -5.0}, "focal_35mm=-5: give millimetres"),

@@ -22,6 +22,7 @@ PICTURES = (
     *(".tif", ".tiff"),
 )
 NOTES = ".json"  # beside a picture, what is known of it
+MOST_SKEW = 0.1  # of the focal length; cameras have less than a hundredth
 FOCAL_SHARES = (0.1, 100.0)  # of the longer side, that a focal length may be
 ASSUMED_FOV_DEG = 60.0  # along the longer side: between a phone and a webcam
 FILM_DIAGONAL_MM = 43.27  # of 36 x 24 mm, what "35 mm equivalent" refers to
@@ -164,10 +165,12 @@ def _checked(intrinsics: np.ndarray, side: int) -> Float[np.ndarray, "3 3"]:
         and np.allclose(intrinsics[2], [0.0, 0.0, 1.0])
         and intrinsics[0, 0] > 0
         and intrinsics[1, 1] > 0
+        and abs(intrinsics[0, 1]) < MOST_SKEW * intrinsics[0, 0]
+        and abs(intrinsics[1, 0]) < MOST_SKEW * intrinsics[1, 1]
     )
     if not is_pinhole:
         raise UserError(
-            "K: give fx,fy,cx,cy (pixels) or a 3x3 matrix whose last row is 0,0,1"
+            "K: give fx,fy,cx,cy (pixels) or the 3x3 matrix fx,0,cx,0,fy,cy,0,0,1"
         )
     away = float(np.abs(intrinsics[:2, 2]).max())
     if away > FARTHEST_CENTER * side:
