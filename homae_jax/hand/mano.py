@@ -28,7 +28,8 @@ FINGERTIPS = {
 }
 
 SAME_TIP = 1e-4  # metres
-SKINNED_AT_ONCE = 128  # hands on a CPU: what is blended for more leaves its cache
+SKINNED_AT_ONCE = 512  # hands on a CPU: what is blended for more leaves its cache
+MOST_PARTS = 4  # of a batch; each is written out in the program
 
 
 class ManoModel(NamedTuple):
@@ -108,23 +109,36 @@ def _skin(
     moves: Float[Array, "b 16 3 4"],
 ) -> Float[Array, "b 778 3"]:
     """Vertices of shape and pose correctives, moved with the joints."""
-    basis = jnp.concatenate([model.shape_basis, model.pose_basis], axis=-1)
-    basis = basis.transpose(2, 1, 0).reshape(145, -1)
-    template = jnp.asarray(model.template_vertices).T
+    template = jnp.asarray(model.template_vertices)[..., None]
+    bases = [model.shape_basis, model.pose_basis, template]
+    basis = jnp.concatenate(bases, axis=-1).transpose(2, 1, 0).reshape(146, -1)
+    ones = jnp.ones((len(moves), 1), coefficients.dtype)  # of the template
+    coefficients = jnp.concatenate([coefficients, ones], axis=-1)
     weights = jnp.asarray(model.skinning_weights).T
 
-    def skin(one: tuple[Array, Array]) -> Array:
+    def skin(
+        coefficients: Float[Array, " 146"], moves: Float[Array, "16 3 4"]
+    ) -> Float[Array, "778 3"]:
         # Coordinates before vertices: no large array is turned but the last.
-        coefficients, moves = one
-        posed = _einsum("p,pn->n", coefficients, basis).reshape(3, -1) + template
+        posed = _einsum("p,pn->n", coefficients, basis).reshape(3, -1)
         blended = _einsum("nj,jv->nv", moves.reshape(16, 12).T, weights)
         blended = blended.reshape(3, 4, -1)
         turned = sum(blended[:, axis] * posed[None, axis] for axis in range(3))
         return (turned + blended[:, 3]).T
 
-    if jax.default_backend() != "cpu" or len(moves) <= SKINNED_AT_ONCE:
-        return jax.vmap(skin)((coefficients, moves))
-    return jax.lax.map(skin, (coefficients, moves), batch_size=SKINNED_AT_ONCE)
+    # Not a loop: it would copy every part, and keep them all for the way back.
+    num_parts = 1
+    if jax.default_backend() == "cpu":
+        num_parts = min(-(-len(moves) // SKINNED_AT_ONCE), MOST_PARTS)
+    parts = [
+        jax.vmap(skin)(*part)
+        for part in zip(
+            jnp.array_split(coefficients, num_parts),
+            jnp.array_split(moves, num_parts),
+            strict=True,
+        )
+    ]
+    return parts[0] if num_parts == 1 else jnp.concatenate(parts)
 
 
 def pca_to_aa(
