@@ -259,6 +259,12 @@ def build_templates(
     """Every YCB object whose model is at hand, with its names in row order."""
     models = data_paths(config).models
     names = [name for name in YCB_NAMES.values() if (models / name).is_dir()]
+    if not models.is_dir():
+        place = "" if models.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(
+            f"{models}: no such folder{place}; set --config.data.root=PATH, or "
+            "--config.data.models=PATH"
+        )
     if not names:
         raise UserError(
             f"{models}: holds no YCB model (such as 006_mustard_bottle); "

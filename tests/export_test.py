@@ -108,6 +108,22 @@ def test_other_objects_than_those_trained_with_are_named(tmp_path, found, messag
         assembly.check_objects(config, found, ("box", "mug"))
 
 
+def test_models_that_are_not_here_are_looked_for_from_this_folder(
+    tmp_path, monkeypatch
+):
+    """A run's relative data.root is another folder elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    config = synthetic.get_config()
+    with pytest.raises(UserError, match=f"cache/.*: no such folder in {tmp_path};"):
+        assembly.build_templates(config)
+    config.data.models = str(tmp_path / "models")
+    with pytest.raises(UserError, match=f"{tmp_path}/models: no such folder; set"):
+        assembly.build_templates(config)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}/models: holds no YCB model"):
+        assembly.build_templates(config)
+
+
 def test_open_run_raises_on_what_is_no_run(workdir, tmp_path):
     for folder, step in ((tmp_path / "nowhere", None), (workdir, 15)):
         with pytest.raises(UserError, match=str(folder)):
