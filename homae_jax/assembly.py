@@ -285,15 +285,17 @@ def build_templates(
 def check_objects(
     config: ml_collections.ConfigDict, found: Sequence[str], trained: Sequence[str]
 ) -> None:
-    """Raises UserError unless the folder of models holds the objects trained with.
+    """Raises UserError where the folder of models does not hold those trained with.
 
-    The network knows them by their rows, which one more, or one less, moves.
+    The auxiliary head knows them by their rows, which one more, or one less, moves;
+    without it any will do.
 
     Args:
       found: as `build_templates` names them.
       trained: as the checkpoint names them; (): it does not.
     """
-    if not trained or tuple(found) == tuple(trained):
+    is_named = config.model.get("auxiliary", False)
+    if not is_named or not trained or tuple(found) == tuple(trained):
         return
     added = sorted(set(found) - set(trained))
     lost = sorted(set(trained) - set(found))

@@ -354,8 +354,7 @@ def restore(run: Run, state: Any, *, step: int | None, latest_valid: bool) -> An
             f"what is there by python -m homae_jax.evaluate --workdir={workdir}"
         )
     found = checkpoint.restore(workdir, step, state)
-    if run.config.model.get("auxiliary", False):
-        assembly.check_objects(run.config, run.parts.object_names, found.object_names)
+    assembly.check_objects(run.config, run.parts.object_names, found.object_names)
     _set_position(run, found.data)
     num_steps, per_epoch = run.length.num_steps, run.length.steps_per_epoch
     _say(

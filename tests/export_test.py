@@ -102,6 +102,8 @@ def test_open_run_knows_the_objects_trained_with(workdir, tmp_path):
 def test_other_objects_than_those_trained_with_are_named(tmp_path, found, message):
     config = synthetic.get_config()
     config.data.models = str(tmp_path)
+    assembly.check_objects(config, found, ("box", "mug"))  # nobody names them
+    config.model.auxiliary = True
     assembly.check_objects(config, ("box", "mug"), ("box", "mug"))
     assembly.check_objects(config, found, ())  # of a run before it was noted
     with pytest.raises(UserError, match=f"{tmp_path}: not the .* {message} give"):
