@@ -164,20 +164,16 @@ def cost_of_prediction(results: Mapping[str, report.Result]) -> list[tables.Tabl
         names = _predicted_inputs(result)
         label = f"predicted: {', '.join(names)}" if names else "all given"
         splits.setdefault(key, {})[label] = result
-    return [
-        tables.runs_table(
-            dict(sorted(rows.items())),
-            COST_COLUMNS,
-            f"What prediction costs, {' '.join(filter(None, names))}, mm",
-        )._replace(
-            notes=(
-                "the crop is that of the labels in every row",
-                *([] if step is None else [f"step {step}"]),
-            )
-        )
-        for (*names, step), rows in splits.items()
-        if len(rows) > 1
-    ]
+    found = []
+    for (*names, step), rows in splits.items():
+        if len(rows) < 2:
+            continue
+        title = f"What prediction costs, {' '.join(filter(None, names))}, mm"
+        table = tables.runs_table(dict(sorted(rows.items())), COST_COLUMNS, title)
+        notes = [*table.notes, "the crop is that of the labels in every row"]
+        notes += [] if step is None else [f"step {step}"]
+        found.append(table._replace(notes=tuple(notes)))
+    return found
 
 
 def _predicted_inputs(result: report.Result) -> list[str]:

@@ -245,7 +245,7 @@ def _compared(results: Mapping[str, Mapping[str, Any]], split: str) -> list[Any]
     notes = [f"{name}: {words}" for name, words in protocols.items()]
     if len(set(protocols.values())) == 1:
         notes = [f"{next(iter(protocols.values()))}; bold: the smallest error"]
-    table = table._replace(notes=tuple(notes))
+    table = table._replace(notes=(*notes, *table.notes))
     blocks = [_block(table, _smallest(table.rows, len(columns)))]
     for words, key in COMPARED_GROUPS.items():
         for part in ("hand", "object"):

@@ -54,6 +54,7 @@ TABLE_3 = (
     Column("OME", "ome_mm"),
     Column("ADD-S", "add_s_mm"),
 )
+PER_OBJECT = TABLE_3[3:]  # averaged over HO-3D's objects: so are the published rows
 
 SUFFIXES: dict[Format, str] = {
     "console": ".txt",
@@ -180,54 +181,75 @@ def table_3(result: Result, *, label: str = "ours") -> Table:
     """Hand and object on HO-3D v2 (HOMAE Table III)."""
     title = "Table III. Hand and object on HO-3D v2, mm"
     table = _paper_table(title, TABLE_3, PUBLISHED_3, result, label)
-    means = {column.name: _mean_of_objects(result, column) for column in TABLE_3[3:]}
-    own = [
-        means.get(name) or value
-        for name, value in zip(table.header, table.rows[-1], strict=True)
-    ]
-    note = "OME and ADD-S: the mean of the objects' means, as published; over samples "
-    over_samples = (
-        f"{column.name} {fixed(_value(result['metrics'], column), 1)}"
-        for column in TABLE_3[3:]
-    )
-    table = table._replace(
-        rows=[*table.rows[:-1], own],
-        notes=(*table.notes, note + ", ".join(over_samples)),
-    )
+    if note := _objects_note(result):
+        over_frames = (
+            f"{column.name} {fixed(_value(result['metrics'], column), 1)}"
+            for column in PER_OBJECT
+        )
+        notes = (*table.notes, note, f"over frames: {', '.join(over_frames)}")
+        table = table._replace(notes=notes)
     return _with_frames_note(table, result, key="version", published="v2")
 
 
 def table_4(result: Result, *, label: str = "ours") -> Table:
     """Single objects on HO-3D v2 (HOMAE Table IV)."""
+    groups = result["per_object"]
+    listed = [name for name in PUBLISHED_4 if name in groups]
     rows = []
     for name, (ome_hoisdf, ome_paper, add_s_hoisdf, add_s_paper) in PUBLISHED_4.items():
-        own = result["per_object"].get(name, {}).get("metrics", {})
-        ome, add_s = (
-            _mean_of_objects(result, column) if name == "mean" else _value(own, column)
-            for column in TABLE_3[3:]
-        )
-        num = result["per_object"].get(name, {}).get("num_samples", 0)
-        num = _num_object(result) if name == "mean" else num
+        names = listed if name == "mean" else [name] if name in groups else []
+        ome, add_s = (_mean_of_objects(groups, names, column) for column in PER_OBJECT)
+        num = sum(groups[each]["num_samples"] for each in names)
         row = [name, ome_hoisdf, ome_paper, ome, add_s_hoisdf, add_s_paper, add_s, num]
         rows.append(row)
     methods = ("HOISDF", "paper", label)
     header = [f"{metric} {method}" for metric in ("OME", "ADD-S") for method in methods]
+    others = [name for name in _scored_objects(result) if name not in PUBLISHED_4]
+    names = f"not in this table, nor its mean: {', '.join(others)}"
     table = Table(
         title="Table IV. Single objects on HO-3D v2, mm",
         header=("object", *header, "n"),
         rows=rows,
         decimals=(1,) * 6 + (0,),
-        notes=_notes(result),
+        notes=(*_notes(result), *([names] if others else [])),
     )
     return _with_frames_note(table, result, key="version", published="v2")
 
 
-def _mean_of_objects(result: Result, column: Column) -> float | None:
-    """Every object of Table IV weighs the same: so are its published means made."""
-    objects = (result["per_object"].get(name, {}) for name in PUBLISHED_4)
-    values = (_value(each.get("metrics", {}), column) for each in objects)
+def _scored_objects(result: Result) -> list[str]:
+    """Objects with metrics of the object; the protocol may leave some out."""
+    keys = [column.key for column in PER_OBJECT]
+    groups = result.get("per_object", {}).items()
+    return [name for name, group in groups if any(k in group["metrics"] for k in keys)]
+
+
+def _mean_of_objects(
+    groups: Mapping[str, Any], names: Sequence[str], column: Column
+) -> float | None:
+    """Every object weighs the same, however many its frames."""
+    values = (_value(groups[name]["metrics"], column) for name in names)
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def _averaged(result: Result, column: Column) -> float | None:
+    """A metric as the paper averages it: over frames, on HO-3D some over objects."""
+    over_frames = _value(result["metrics"], column)
+    if result["protocol"].get("dataset") != "ho3d" or column not in PER_OBJECT:
+        return over_frames
+    objects = _scored_objects(result)
+    mean = _mean_of_objects(result["per_object"], objects, column)
+    return over_frames if mean is None else mean
+
+
+def _objects_note(result: Result) -> str:
+    """What `_averaged` took the mean of; "": of frames, as everywhere else."""
+    objects = _scored_objects(result)
+    if result["protocol"].get("dataset") != "ho3d" or not objects:
+        return ""
+    is_published = {*objects} == {*PUBLISHED_4} - {"mean"}
+    which = "as published" if is_published else "published: of Table IV's three"
+    return f"OME and ADD-S: the mean of {len(objects)} objects' means, {which}"
 
 
 def overview_table(result: Result, *, label: str = "ours") -> Table:
@@ -333,10 +355,13 @@ def occlusion_table(result: Result) -> Table:
 def runs_table(
     results: Mapping[str, Result], columns: Sequence[Column] = TABLE_3, title: str = ""
 ) -> Table:
-    """Several runs under each other, such as an ablation (HOMAE Tables V-VII)."""
+    """Several runs under each other, such as an ablation (HOMAE Tables V-VII).
+
+    Averaged as in the paper's tables of the data set: see Table III.
+    """
     rows = []
     for label, result in results.items():
-        values = (_value(result["metrics"], column) for column in columns)
+        values = (_averaged(result, column) for column in columns)
         rows.append([label, *values, _counts(result, columns)])
     is_split = any("/" in row[-1] for row in rows)
     return Table(
@@ -347,7 +372,17 @@ def runs_table(
         ),
         rows=rows,
         decimals=(*(column.decimals for column in columns), 0),
+        notes=_same_for_all({k: _objects_note(result) for k, result in results.items()})
+        if {*PER_OBJECT} & {*columns}
+        else (),
     )
+
+
+def _same_for_all(notes: Mapping[str, str]) -> tuple[str, ...]:
+    """One note where all are the same, else each with its name."""
+    if len(set(notes.values())) == 1:
+        return tuple(filter(None, notes.values()))[:1]
+    return tuple(f"{name}: {note}" for name, note in notes.items() if note)
 
 
 def submission_table(scores: Mapping[str, float | int]) -> Table:
@@ -385,7 +420,7 @@ def _paper_table(
     result: Result,
     label: str,
 ) -> Table:
-    own = [_value(result["metrics"], column) for column in columns]
+    own = [_averaged(result, column) for column in columns]
     counts = _counts(result, columns)
     header = "n hand/object" if "/" in counts else "n"
     rows = [[name, *values, None] for name, values in published.items()]
