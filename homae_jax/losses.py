@@ -267,6 +267,64 @@ GROUPS = {
 }
 
 
+# Which rows a term, or what is watched, is the mean of.
+ROWS = {
+    "is_real": (
+        "rec",
+        "rec_masked",
+        "aux_hand_box",
+        "aux_object_box",
+        "aux_wrist_px",
+        "aux_wrist_depth",
+    ),
+    "has_hand": (
+        "mano_pose",
+        "mano_shape",
+        "vertices",
+        "joints",
+        "sdf_hand",
+        "vote",
+        "vote_class",
+        "joint_aggregate",
+        "heatmap",
+        "mje_mm",
+    ),
+    "has_object": (
+        "obj_rotation",
+        "obj_translation",
+        "sdf_object",
+        "aux_object_name",
+        "oce_mm",
+    ),
+    "has_segmentation": ("hand_mask", "object_mask"),
+}
+
+
+def count_rows(batch: Batch) -> dict[str, Float[Array, ""]]:
+    """How many rows of a batch count, by the name of their mask."""
+    return {name: jnp.sum(getattr(batch, name), dtype=jnp.float32) for name in ROWS}
+
+
+def _parts_of_a_mean(
+    terms: Mapping[str, Array], batch: Batch, mean_rows: Mapping[str, Array]
+) -> dict[str, Array]:
+    """A part's terms such that their mean over the parts is that of the whole batch.
+
+    Each weighs as much as it has rows that count. (The offsets' is a mean over near
+    pairs: exact where all rows have as many.)
+    """
+    share = {
+        name: num / jnp.maximum(mean_rows[name], jnp.finfo(jnp.float32).tiny)
+        for name, num in count_rows(batch).items()
+    }
+    return {
+        name: share[mask] * terms[name]
+        for mask, names in ROWS.items()
+        for name in names
+        if name in terms
+    }
+
+
 def total_loss(
     outputs: Outputs,
     targets: Targets,
@@ -276,8 +334,13 @@ def total_loss(
     rotation: str,
     sdf_clamp: float,
     scale: float,
+    mean_rows: Mapping[str, Float[Array, ""]] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """L_total = sum of lambda_g w_t L_t over groups g and their terms t.
+
+    Args:
+      mean_rows: where the batch is one of several parts, `count_rows` averaged over
+        all of them: the parts' losses then have the whole batch's as their mean.
 
     Returns:
       The loss, and every term by name: unweighted as `<name>`, weighted as
@@ -291,7 +354,10 @@ def total_loss(
         **vote_losses(outputs, targets, batch.has_hand, scale=scale),
         **dense_losses(outputs, targets, batch),
         **auxiliary_losses(outputs, batch),
+        **_watched(outputs, targets, batch),
     }
+    if mean_rows is not None:
+        raw = _parts_of_a_mean(raw, batch, mean_rows)
     weighted = {
         name: weights[group] * weights.get(name, 1.0) * raw[name]
         if name != group
@@ -302,7 +368,7 @@ def total_loss(
     }
     loss = sum(weighted.values())
     terms = {**raw, **{f"weighted/{name}": value for name, value in weighted.items()}}
-    return loss, {**terms, **_watched(outputs, targets, batch), "loss": loss}
+    return loss, {**terms, "loss": loss}
 
 
 def _watched(

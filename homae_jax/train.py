@@ -265,7 +265,7 @@ def build_state_and_step(run: Run) -> tuple[Any, Callable[..., Any]]:
     import jax
     import jax.numpy as jnp
 
-    from homae_jax import assembly
+    from homae_jax import assembly, losses
     from homae_jax.training import checkpoint, optimizer
     from homae_jax.training.state import create_state
     from homae_jax.training.step import train_step
@@ -286,13 +286,20 @@ def build_state_and_step(run: Run) -> tuple[Any, Callable[..., Any]]:
     else:
         params = assembly.initial_params(config, run.parts)
     freeze = config.model.encoder.freeze
-    tx = optimizer.make_optimizer(params, rate, freeze_encoder=freeze, **options)
+    tx = optimizer.make_optimizer(
+        params,
+        rate,
+        freeze_encoder=freeze,
+        beta_floor=config.model.fusion.beta_floor,
+        **options,
+    )
     step = functools.partial(
         train_step,
         loss_fn=build_loss(run),
         tx=tx,
         rate=rate,
         accumulate=config.train.accumulate,
+        count_rows=losses.count_rows,
     )
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     _say(

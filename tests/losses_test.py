@@ -14,6 +14,10 @@ SCALE, CLAMP = 3.1, 0.15
 LN2 = float(np.log(2))
 SURE = 30.0  # a logit that leaves no loss
 # Which lambda scales which terms, and HOISDF's kinds of L_others.
+LAYERED = (
+    *("hand_rotmat", "hand_betas", "hand_vertices_root", "hand_joints_root"),
+    *("vote_offsets_root", "vote_logits", "object_rotation", "object_trans_root"),
+)
 GROUPS = {
     "rec": ["rec"],
     "mano": ["mano_pose", "mano_shape"],
@@ -146,12 +150,16 @@ def truth(batch: Batch, targets: Targets, *, votes_are_6d: bool = True) -> Outpu
     )
 
 
-def terms_of(outputs, targets, batch, *, rotation="matrix", weights=None):
+def terms_of(
+    outputs, targets, batch, *, rotation="matrix", weights=None, mean_rows=None
+):
     """The terms as floats; without weights, every one is 1."""
     trees = jax.tree.map(jnp.asarray, (outputs, targets, batch))
     options = {"rotation": rotation, "sdf_clamp": CLAMP, "scale": SCALE}
     weights = weights or dict.fromkeys([*GROUPS, "auxiliary"], 1.0)
-    _, terms = losses.total_loss(*trees, weights=weights, **options)
+    _, terms = losses.total_loss(
+        *trees, weights=weights, mean_rows=mean_rows, **options
+    )
     return {name: float(value) for name, value in terms.items()}
 
 
@@ -311,6 +319,52 @@ def test_total_loss_weighs_groups_and_terms():
             wanted += sum(weights[group] * weights[n] * terms[n] for n in members)
     assert min(terms[n] for group in GROUPS.values() for n in group) > 1e-6
     assert terms["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_parts_of_a_batch_weigh_as_much_as_they_have_rows():
+    """One row has no hand and no mask, as where a data set does not label them."""
+    batch, targets = labels()
+    one = np.array([True, False])
+    batch = batch._replace(has_hand=one, has_segmentation=one)
+    outputs = truth(batch, targets)
+    outputs = outputs._replace(
+        hand_betas=outputs.hand_betas + 0.1 * np.float32([1, 3])[:, None],
+        object_trans_root=outputs.object_trans_root
+        + 0.1 * np.float32([1, 3])[:, None, None],
+        hand_mask_logits=0 * outputs.hand_mask_logits,
+        vote_logits=0 * outputs.vote_logits,
+    )
+    whole = terms_of(outputs, targets, batch)
+    mean_rows = jax.tree.map(lambda num: num / 2, losses.count_rows(batch))
+
+    def row(tree, i):
+        def cut(name, value):  # outputs have a first axis of layers, or none
+            is_layered = isinstance(tree, Outputs) and name in LAYERED
+            return value[:, i : i + 1] if is_layered else value[i : i + 1]
+
+        return tree._replace(
+            **{
+                name: cut(name, value)
+                for name, value in tree._asdict().items()
+                if isinstance(value, np.ndarray)
+            }
+        )
+
+    parts = [
+        terms_of(*(row(t, i) for t in (outputs, targets, batch)), mean_rows=mean_rows)
+        for i in (0, 1)
+    ]
+    assert whole["loss"] > 1 and parts[1]["mano_shape"] == 0.0
+    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in whole}
+    assert mean == pytest.approx(whole, rel=1e-5, abs=1e-7)
+
+
+def test_every_term_knows_its_rows():
+    batch, targets = labels()
+    terms = terms_of(truth(batch, targets), targets, batch)
+    own = {name for name in terms if "/" not in name and name != "loss"}
+    named = [name for names in losses.ROWS.values() for name in names]
+    assert own <= {*named} and len(named) == len({*named})
 
 
 def test_watched_errors_are_of_the_answer_in_millimetres():

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from homae_jax import assembly
+from homae_jax import assembly, losses
 from homae_jax.benchmarks import _peer, _setup
 from homae_jax.benchmarks import targets as targets_section
 from homae_jax.benchmarks._measure import Measurement, measure
@@ -122,7 +122,11 @@ def build_step(
         options.pop(key)
     rate = optax.constant_schedule(options.pop("learning_rate"))
     tx = make_optimizer(
-        params, rate, freeze_encoder=config.model.encoder.freeze, **options
+        params,
+        rate,
+        freeze_encoder=config.model.encoder.freeze,
+        beta_floor=config.model.fusion.beta_floor,
+        **options,
     )
     step = functools.partial(
         train_step,
@@ -130,6 +134,7 @@ def build_step(
         tx=tx,
         rate=rate,
         accumulate=accumulate or config.train.accumulate,
+        count_rows=losses.count_rows,
     )
     return step, tx
 

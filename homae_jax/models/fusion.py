@@ -30,7 +30,9 @@ class Fusion(nn.Module):
         sdf_norm: Float[Array, "*b p"],
     ) -> Float[Array, "*b p c"]:
         beta = self.param("beta", nn.initializers.constant(self.beta_init), ())
-        beta = jnp.maximum(beta, self.beta_floor)
+        # The floor's gradient is beta's: at the floor it could never rise again.
+        raised = jax.lax.stop_gradient(jnp.maximum(beta, self.beta_floor))
+        beta = raised + (beta - jax.lax.stop_gradient(beta))
         sdf = self.sdf_sign * jax.lax.stop_gradient(sdf_norm)
         weight = (jax.nn.sigmoid(sdf / beta) / beta).astype(between(self.dtype))
         if self.explicit:

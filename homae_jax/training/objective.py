@@ -29,7 +29,7 @@ def make_loss_fn(
     frozen: Sequence[str] = (),
     recolour: Callable[[Array, Batch], Batch] | None = None,
 ) -> LossFn:
-    """(params, batch, key, step) -> (loss, terms).
+    """(params, batch, key, step, mean_rows) -> (loss, terms).
 
     Pose points are the jittered true surface; from `switch_step` on, the network's own
     with a probability, drawn once per step (HOISDF), or per pass of an accumulated one.
@@ -44,7 +44,11 @@ def make_loss_fn(
     """
 
     def loss_fn(
-        params: Any, batch: Batch, key: Array, step: Array
+        params: Any,
+        batch: Batch,
+        key: Array,
+        step: Array,
+        mean_rows: Mapping[str, Array] | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         target_key, mask_key, dropout_key, choice_key = jax.random.split(key, 4)
         if recolour is not None:
@@ -76,7 +80,9 @@ def make_loss_fn(
             reconstruct=True,
             rngs={"mask": mask_key, "dropout": dropout_key},
         )
-        loss, terms = total_loss(outputs, targets, batch, **loss_options)
+        loss, terms = total_loss(
+            outputs, targets, batch, **loss_options, mean_rows=mean_rows
+        )
         return loss, {**terms, "own_points": jnp.asarray(own_points, jnp.float32)}
 
     return loss_fn

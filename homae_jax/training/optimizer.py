@@ -1,5 +1,6 @@
 """Adam with the paper's schedule, and rates by part of the network (HOMAE IV-B)."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 from homae_jax.errors import UserError
 
 ENCODER = "vit"  # the encoder's name among the parameters
+BETA = "beta"  # of models/fusion.py
 VECTORS = 8  # that all parameters are joined into
 
 
@@ -61,10 +63,14 @@ def make_optimizer(
     encoder_lr_multiplier: float,
     encoder_layer_decay: float,
     freeze_encoder: bool,
+    beta_floor: float = -math.inf,
 ) -> optax.GradientTransformation:
     """Adam (AdamW with a weight decay), the encoder at rates of its own.
 
     A frozen encoder has no moments and does not count for `clip_norm`.
+
+    Args:
+      beta_floor: no update takes the fusion's betas below it (HOISDF).
     """
     on_vectors = [optax.scale_by_adam(b1=b1, b2=b2)]
     if clip_norm > 0:
@@ -79,11 +85,28 @@ def make_optimizer(
         scales = encoder_scales(
             params, multiplier=encoder_lr_multiplier, layer_decay=encoder_layer_decay
         )
-        return optax.chain(*parts, _scale_by(scales))
+        return _floored(optax.chain(*parts, _scale_by(scales)), beta_floor)
     labels = {name: "frozen" if name == ENCODER else "trained" for name in params}
-    return optax.multi_transform(
+    thawed = optax.multi_transform(
         {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels
     )
+    return _floored(thawed, beta_floor)
+
+
+def _floored(
+    inner: optax.GradientTransformation, floor: float
+) -> optax.GradientTransformation:
+    """`inner`, whose updates leave every parameter named "beta" at `floor` or above."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = inner.update(updates, state, params)
+        return jax.tree.map_with_path(
+            lambda path, u, p: jnp.maximum(u, floor - p) if path[-1].key == BETA else u,
+            updates,
+            params,
+        ), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _on_vectors(inner: optax.GradientTransformation) -> optax.GradientTransformation:

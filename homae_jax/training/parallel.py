@@ -2,7 +2,7 @@
 
 The batch is cut along its first axis, everything else is replicated. "mesh" computes
 what one device would, dropout and masks included; under "pmap" each device draws its
-own, and losses are means of the devices' means.
+own. A term of the loss is the mean over all devices' rows in both.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """One optimisation step, pure."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ from homae_jax.training import prng
 from homae_jax.training.optimizer import joined
 from homae_jax.training.state import TrainState
 
-# (params, batch, key, step) -> (loss, terms); losses are means over the rows.
-LossFn = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
+# (params, batch, key, step) -> (loss, terms), and for a part of a batch with
+# `count_rows` also by keyword `mean_rows`; losses are means over the rows.
+LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 
 
 def train_step(
@@ -24,6 +26,7 @@ def train_step(
     tx: optax.GradientTransformation,
     rate: optax.Schedule,
     accumulate: int = 1,
+    count_rows: Callable[[Any], dict[str, Array]] | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Gradient, update, bookkeeping; a step that is not finite is not applied.
@@ -32,6 +35,9 @@ def train_step(
       batch: a tree of arrays, rows first.
       rate: the schedule inside `tx`, for the log.
       accumulate: passes that the batch is cut into; their gradients are averaged.
+      count_rows: how many rows of a batch the loss's terms are means of. Where the
+        batch is cut, passes or devices, the loss gets the parts' mean of it, to weigh
+        a part by its rows; None: every part weighs the same.
       axis_name: of a pmap whose devices hold the shares of the batch.
 
     Returns:
@@ -42,6 +48,11 @@ def train_step(
     key = jax.random.fold_in(prng.wrap_key(state.rng), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    if count_rows is not None and (accumulate > 1 or axis_name is not None):
+        mean_rows = jax.tree.map(lambda num: num / accumulate, count_rows(batch))
+        if axis_name is not None:
+            mean_rows = jax.lax.pmean(mean_rows, axis_name)
+        loss_fn = functools.partial(loss_fn, mean_rows=mean_rows)
     grads, terms = _gradients(state, batch, key, loss_fn=loss_fn, accumulate=accumulate)
     if axis_name is not None:
         grads, terms = jax.lax.pmean((grads, terms), axis_name)

@@ -148,6 +148,15 @@ def test_fusion_floors_beta():
     np.testing.assert_allclose(out, 0.5 / 2e-3, rtol=1e-5)
 
 
+@pytest.mark.parametrize("beta", [2e-3, 1e-3, -1.0])
+def test_a_floored_beta_still_learns(beta):
+    """As at the floor itself: d(sigmoid(0) / beta) / d(beta) = -0.5 / beta^2."""
+    f_img, sdf = jnp.ones((1, 1, 1)), jnp.zeros((1, 1))
+    variables = {"params": {"beta": jnp.float32(beta)}}
+    grads = jax.grad(lambda v: fusion().apply(v, f_img, None, sdf).sum())(variables)
+    np.testing.assert_allclose(grads["params"]["beta"], -0.5 / 2e-3**2, rtol=1e-4)
+
+
 def test_query_mask_joins_each_finger_alone():
     mask = np.asarray(query_mask()[0, 0])
     assert mask.sum() == 1 + 5 * 9 + 1

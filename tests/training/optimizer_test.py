@@ -127,6 +127,24 @@ def test_make_optimizer_decays_matrices_only():
     np.testing.assert_allclose(decayed["head"]["bias"], plain["head"]["bias"])
 
 
+@pytest.mark.parametrize("freeze_encoder", [False, True])
+def test_betas_fall_to_the_floor_and_rise_again(freeze_encoder):
+    params = toy_params() | {"fusion_hand": {"beta": jnp.float32(0.1)}}
+    options = PLAIN | {"freeze_encoder": freeze_encoder, "beta_floor": 2e-3}
+    tx = make_optimizer(params, optax.constant_schedule(0.04), **options)
+    state, seen = tx.init(params), []
+    for step in range(60):
+        slope = 1.0 if step < 30 else -1.0
+        grads = jax.tree.map(lambda p, s=slope: jnp.full_like(p, s), params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(float(params["fusion_hand"]["beta"]))
+    assert seen[1] == pytest.approx(0.02, abs=1e-4)
+    assert seen[5:30] == pytest.approx([2e-3] * 25)
+    assert seen[-1] > 0.1  # from the floor, not from where it would have fallen to
+    assert float(params["head"]["bias"][0]) < 1.0
+
+
 def test_only_kernels_are_decayed():
     """Biases of attention have two axes, tokens and embeddings three."""
     params = {

@@ -32,7 +32,7 @@ NUM_STEPS = 5
 NUM_ROWS = 32  # more than a device would take at once
 
 
-def make_step(*, loss_fn=toy_step.toy_loss, accumulate: int = 1):
+def make_step(*, loss_fn=toy_step.toy_loss, accumulate: int = 1, count_rows=None):
     """A step of SGD with momentum; Adam would blow up the rounding of zeros."""
     tx = optax.sgd(0.1, momentum=0.9)
     step = functools.partial(
@@ -41,6 +41,7 @@ def make_step(*, loss_fn=toy_step.toy_loss, accumulate: int = 1):
         tx=tx,
         rate=optax.constant_schedule(0.1),
         accumulate=accumulate,
+        count_rows=count_rows,
     )
     return step, create_state(toy_step.toy_params(), tx, seed=1)
 
@@ -78,6 +79,14 @@ def compare_on_this_process() -> None:
             chex.assert_trees_all_close(found.params, state.params, atol=1e-6)
             chex.assert_trees_all_close(found.opt_state, state.opt_state, atol=1e-6)
             chex.assert_trees_all_equal(found.rng, state.rng)
+    options = {"loss_fn": toy_step.masked_loss, "count_rows": toy_step.count_rows}
+    single, state = make_step(**options)
+    for seed in range(NUM_STEPS):
+        state, terms = single(state, toy_step.toy_batch(8, seed))
+    for engine, accumulate in (("mesh", 2), ("pmap", 1), ("pmap", 2)):
+        found, losses = train(engine, accumulate=accumulate, **options)
+        chex.assert_trees_all_close(found.params, state.params, atol=1e-6)
+        np.testing.assert_allclose(losses[-1], terms["loss"], rtol=1e-5)
     noisy, state = make_step(loss_fn=toy_step.noisy_loss)
     _, terms = noisy(state, toy_step.toy_batch(8, 0))
     _, losses = train("mesh", loss_fn=toy_step.noisy_loss)

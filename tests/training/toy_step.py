@@ -41,6 +41,21 @@ def toy_loss(params, batch, key, step):
     return jnp.mean(error**2), {"mse": jnp.mean(error**2)}
 
 
+def masked_loss(params, batch, key, step, mean_rows=None):
+    """The same over the rows whose label is above zero."""
+    del key, step
+    error = ToyNet().apply({"params": params}, batch.features) - batch.labels
+    counts = count_rows(batch)
+    mean = jnp.sum(error**2 * (batch.labels > 0)) / jnp.maximum(counts["labelled"], 1)
+    if mean_rows is not None:
+        mean *= counts["labelled"] / mean_rows["labelled"]
+    return mean, {"mse": mean}
+
+
+def count_rows(batch):
+    return {"labelled": jnp.sum(batch.labels > 0, dtype=jnp.float32)}
+
+
 def noisy_loss(params, batch, key, step):
     """Draws noise for each row, as dropout does."""
     noise = 0.1 * jax.random.normal(key, batch.features.shape)
