@@ -149,9 +149,12 @@ def make_example(
         return stored
     wide = scene_view(view, width, height, rng if is_augmented else None)
     scales = hand_box_scale, object_box_scale
-    scene = _scene(frame, wide, points, image_size=image_size, scales=scales)
+    affine = camera.crop_affine(wide.center_px, wide.side_px, image_size, wide.angle)
+    image = warp_picture(frame["image"], affine, image_size)
     if is_recoloured:
-        scene = scene._replace(image=jitter_colours(scene.image, rng, augmentation))
+        image = jitter_colours(image, rng, augmentation)
+        image = _blacken_outside(image, affine, width=width, height=height)
+    scene = _scene(frame, wide, affine, image, points=points, scales=scales)
     return stored | {"scene": scene}
 
 
@@ -177,16 +180,16 @@ def whole_view(width: int, height: int) -> View:
 def _scene(
     frame: Frame,
     view: View,
-    points: Mapping[str, Float[np.ndarray, "_p 2"]],
+    affine: Float[np.ndarray, "3 3"],
+    image: UInt8[np.ndarray, "s s 3"],
     *,
-    image_size: int,
+    points: Mapping[str, Float[np.ndarray, "_p 2"]],
     scales: tuple[float, float],
 ) -> Scene:
-    affine = camera.crop_affine(view.center_px, view.side_px, image_size, view.angle)
     boxes = [bounding_box(_apply(affine, points[part])) for part in ("hand", "object")]
     hand_box, object_box = map(enlarge, boxes, scales)
     return Scene(
-        image=warp_picture(frame["image"], affine, image_size),
+        image=image,
         intrinsics=_as_stored(
             camera.crop_intrinsics(affine, frame["intrinsics"], view.angle)
         ),

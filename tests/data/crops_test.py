@@ -408,9 +408,19 @@ def test_make_example_stays_black_outside_the_picture():
     frame = make_frame(hand_box_px=np.array([0.0, 0.0, 639.0, 479.0]))
     frame["image"][...] = 200
     upright = augmentation(rotation_deg=0.0, center_jitter=0.0, scale_sigma=0.0)
+    num_outside = 0
     for seed in range(5):
         made = example(frame, seed=seed, augmentation=upright)
         assert not made["image"][:14].any() and made["image"][20:100].all()
+        made = example(frame, seed=seed, augmentation=upright, with_scene=True)
+        outside = np.array([[-10.0, 240], [650, 240], [320, -10], [320, 490]])
+        scene = made["scene"]
+        affine = scene.intrinsics @ np.linalg.inv(INTRINSICS)  # upright
+        for x, y in np.round(outside @ affine[:2, :2].T + affine[:2, 2]).astype(int):
+            if 0 <= x < 128 and 0 <= y < 128:
+                assert not scene.image[y, x].any()
+                num_outside += 1
+    assert num_outside > 2
 
 
 @pytest.mark.parametrize(
