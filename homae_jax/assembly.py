@@ -440,8 +440,10 @@ def _cached(
         "augmentation": crops.Augmentation(**config.data.augment.to_dict()),
         "with_scene": config.model.get("auxiliary", False),
     }
+    paths = data_paths(config)
+    hands = filter(None, (paths.mano, left_beside(paths.mano)))
     labels = (
-        data_paths(config),
+        paths,
         [config.data[key] for key in ("dataset", "filter", "left_hands")],
     )
     return cache.open_cache(
@@ -450,7 +452,8 @@ def _cached(
         kind=config.data.cache,
         window=functools.partial(crops.reachable_window, **options),
         settings=(config.data.train_split, labels, options),
-        root=data_paths(config).root,
+        root=paths.root,
+        others=[*hands, *sorted(paths.models.glob("*/points.xyz"))],
         folder=runtime.cache_dir() / "frames",
         threads=config.data.threads,
     )

@@ -63,7 +63,7 @@ def compute_targets(
       sdf_clamp: distances are clamped to +- this, normalised.
       object_sdf: "exact" (point to triangle) or "grid" (baked lattice).
     """
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 6)
     hand_pose = jnp.where(batch.has_hand[:, None, None], batch.hand_pose, 0.0)
     hand_betas = jnp.where(batch.has_hand[:, None], batch.hand_betas, 0.0)
     hand_rotmat = rotations.aa_to_rotmat(hand_pose)
@@ -94,7 +94,6 @@ def compute_targets(
     in_model_frame = _unpose(object_sdf_points, object_rotmat, object_trans)
     sdf = _object_distance(in_model_frame, obj, object_sdf)
 
-    jitter_keys = jax.random.split(jax.random.fold_in(key, 1))
     return Targets(
         hand_vertices_root=hand_vertices,
         hand_joints_root=posed.joints - wrist,
@@ -106,10 +105,8 @@ def compute_targets(
         hand_sdf_norm=jnp.clip(hand_sdf * scale, -sdf_clamp, sdf_clamp),
         object_sdf_points_norm=object_sdf_points * scale,
         object_sdf_norm=jnp.clip(sdf * scale, -sdf_clamp, sdf_clamp),
-        hand_points_norm=_jittered(jitter_keys[0], hand_points * scale, point_jitter),
-        object_points_norm=_jittered(
-            jitter_keys[1], object_points * scale, point_jitter
-        ),
+        hand_points_norm=_jittered(keys[4], hand_points * scale, point_jitter),
+        object_points_norm=_jittered(keys[5], object_points * scale, point_jitter),
         heatmap=joint_heatmap(batch, sigma_px=heatmap_sigma_px),
     )
 

@@ -4,7 +4,8 @@ Decoding is most of what a loader does. Of every frame in use are kept its label
 mask, and of the picture the window that an augmented crop can reach, in full
 resolution: what is cropped from it is, bit for bit, what is cropped from the files.
 Which frames these are, how large the windows, and the size and time of change of every
-file of the data set name the file, so that it is made anew when one of them changes.
+file of the data set, and of those elsewhere that labels depend on, name the file, so
+that it is made anew when one of them changes.
 """
 
 import concurrent.futures
@@ -127,6 +128,7 @@ def open_cache(
     window: Callable[[Frame], Window],
     settings: Any,
     root: Path,
+    others: Sequence[Path] = (),
     folder: Path,
     threads: int,
 ) -> Source:
@@ -137,6 +139,7 @@ def open_cache(
       window: the part of a frame's picture that crops can reach.
       settings: what `window` depends on.
       root: the data set's folder, all of whose files count.
+      others: files elsewhere that labels or the choice of frames depend on.
       folder: for what is kept on disk.
       threads: that decode.
 
@@ -150,6 +153,9 @@ def open_cache(
         digest = Digest("frames", VERSION, settings, len(source))
         digest.add_array(rows)
         _add_tree(digest, root)
+        for path in others:
+            digest.add(str(path))
+            digest.add_files(path.parent, [path.name])
         place = folder / digest.hex()
         columns = _load(place)
         if columns is not None:

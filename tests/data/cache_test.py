@@ -51,6 +51,7 @@ def opened(tmp_path, source=None, *, kind="ram", rows=None, settings=0, **change
         ),
         settings=settings,
         root=tmp_path / "data",
+        others=[tmp_path / "MANO_RIGHT.pkl"],
         folder=tmp_path / "kept",
         threads=2,
     )
@@ -132,6 +133,9 @@ def test_open_cache_on_disk_is_kept_until_data_or_settings_change(tmp_path):
     assert reads(tmp_path) == 0
     os.utime(picture, (0, 0))
     assert reads(tmp_path) > 0
+    (tmp_path / "MANO_RIGHT.pkl").write_bytes(b"another hand")
+    assert reads(tmp_path) > 0
+    assert reads(tmp_path) == 0
 
 
 def test_open_cache_on_disk_is_made_anew_when_damaged(tmp_path):
