@@ -33,6 +33,7 @@ from homae_jax.errors import UserError
 # --help and mistakes answer at once, and `runtime.prepare` comes before JAX.
 
 NUM_PROCESSES = "num_processes"  # in a checkpoint, beside the place in the data
+SCORES = "eval/"  # before the names of an evaluation's values
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.define_config(FLAGS)
@@ -405,12 +406,23 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
     def save_at_once() -> str:
         return saver.save_at_once(engine.to_host(state))
 
+    def score() -> None:
+        with _only_warning("evaluation", step):
+            params = engine.to_host(state.params)
+            result = evaluate(run, params, step, is_unwanted=is_stopping)
+            writer.record(step, _scores(result))
+
     with (
         contextlib.ExitStack() as signals,
         contextlib.closing(writer),
         contextlib.closing(saver),
         parallel.naming_the_lost(),
     ):
+        if first and not is_last and _is_due(first, options.eval_every):
+            if _is_first() and not writer.has(first, SCORES):
+                _say(f"step {first} is saved, but was not scored before the run ended")
+                score()
+            parallel.wait_for_all(f"scores of step {first}")
         while not is_last:
             with meter.waiting():
                 batch = _next_batch(run.batches, step, save_at_once)
@@ -420,8 +432,9 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
             if step == first + 1:
                 signals.enter_context(stop.stepping())
                 _say(f"compiled in {meter.compile_seconds:.0f} s")
-            is_wanted = parallel.is_wanted_by_any(is_stopping(), step)
-            is_last = step == num_steps or is_wanted
+            is_last = step == num_steps
+            if parallel.is_time_to_ask(step):
+                is_last |= parallel.is_wanted_by_any(is_stopping())
             if is_last or _is_due(step, options.log_every):
                 log(meter.end(), writer, run, save=save_at_once)
             is_scored = _is_due(step, options.eval_every) and not is_last
@@ -435,12 +448,13 @@ def run_steps(run: Run, state: Any, engine: Any, stop: Any) -> Any:
                         params = engine.to_host(state.params)
                         writer.images(step, run.scorer.preview(params))
                 if is_scored:
-                    with _only_warning("evaluation", step):
-                        params = engine.to_host(state.params)
-                        result = evaluate(run, params, step, is_unwanted=is_stopping)
-                        writer.record(step, _scores(result))
+                    score()
                 if any(_is_due(step, n) for n in rare):
                     parallel.wait_for_all(f"step {step}")
+            if is_scored:  # and saved: asked to stop meanwhile, it goes on from here
+                is_last = parallel.is_wanted_by_any(is_stopping())
+                if is_last:
+                    log(meter.end(), writer, run, save=save_at_once)
         log(meter.flush(), writer, run, save=save_at_once)
     return engine.to_host(state)
 
@@ -612,7 +626,7 @@ def _is_due(step: int, every: int) -> bool:
 def _scores(result: Any) -> dict[str, float]:
     """The numbers of a result, for the log."""
     metrics = result.get("metrics", {})
-    return {f"eval/{k}": v for k, v in metrics.items() if isinstance(v, float)}
+    return {f"{SCORES}{k}": v for k, v in metrics.items() if isinstance(v, float)}
 
 
 def _say(text: str) -> None:

@@ -128,11 +128,41 @@ def test_a_stop_leaves_off_an_evaluation_on_the_way(
     lines = capsys.readouterr().out.splitlines()
     last = lines[-1]
     assert "evaluation at step 10 left off: asked to stop" in lines
-    assert last.startswith("step 11 is saved in") and last.endswith("to go on")
-    assert checkpoint.finished_steps(tmp_path / "stopped") == [10, 11]
+    assert last.startswith("step 10 is saved in") and last.endswith("to go on")
+    assert checkpoint.finished_steps(tmp_path / "stopped") == [10]
     train.train_and_evaluate(config, tmp_path / "stopped")
+    out = capsys.readouterr().out
+    assert out.index("evaluated step 10 on the way") < out.index("step 12/24")
+    assert out.count("evaluated step") == 3
     train.train_and_evaluate(config, tmp_path / "whole")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole", config)
+
+
+def test_a_run_killed_in_an_evaluation_on_the_way_makes_up_for_it(
+    monkeypatch, config_file, tmp_path, capsys
+):
+    toy_training.install(monkeypatch)
+    evaluate = train.evaluate
+
+    def dying(run, params, step, *, is_unwanted=None):
+        if step == 20:
+            raise KeyboardInterrupt  # whatever is saved by now is all there is
+        return evaluate(run, params, step, is_unwanted=is_unwanted)
+
+    config = load(config_file, eval_every=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(config, tmp_path)
+    assert checkpoint.choose_step(tmp_path) == 20
+    capsys.readouterr()
+    train.train_and_evaluate(config, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    evaluated = [line for line in lines if line.startswith("evaluated")]
+    assert evaluated == ["evaluated step 20 on the way", "evaluated step 24"]
+    (tmp_path / "checkpoints" / "24").rename(tmp_path / "later")
+    train.train_and_evaluate(config, tmp_path)  # from 20, which is scored now
+    assert "on the way" not in capsys.readouterr().out
 
 
 def test_a_stop_in_the_last_step_leaves_its_scores_to_the_next_start(

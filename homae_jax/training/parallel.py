@@ -42,15 +42,15 @@ def check_processes() -> None:
         )
 
 
-def is_wanted_by_any(is_wanted: bool, step: int) -> bool:
-    """Whether any process wants it; so that all stop after the same step.
+def is_time_to_ask(step: int) -> bool:
+    """Whether to ask the other processes after this step; alone, always."""
+    return jax.process_count() == 1 or step % STEPS_BETWEEN_ASKING == 0
 
-    Every process must ask after every step; they are answered after some of them.
-    """
+
+def is_wanted_by_any(is_wanted: bool) -> bool:
+    """Whether any process wants it; every one must ask, after the same steps."""
     if jax.process_count() == 1:
         return is_wanted
-    if step % STEPS_BETWEEN_ASKING:
-        return False
     return bool(np.any(multihost_utils.process_allgather(np.array(is_wanted))))
 
 

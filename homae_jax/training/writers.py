@@ -80,6 +80,15 @@ class MetricWriter:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
 
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether a value of a step is recorded whose name begins so."""
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return False
+        rows = (json.loads(line) for line in lines if _step_of(line) == step)
+        return any(name.startswith(prefix) for row in rows for name in row)
+
     def images(
         self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
     ) -> None:

@@ -243,8 +243,9 @@ def test_check_processes_wants_the_same_number_of_devices_everywhere(monkeypatch
 
 
 def test_alone_a_process_asks_and_waits_for_nobody():
-    assert parallel.is_wanted_by_any(True, step=3)
-    assert not parallel.is_wanted_by_any(False, step=8)
+    assert parallel.is_wanted_by_any(True)
+    assert not parallel.is_wanted_by_any(False)
+    assert parallel.is_time_to_ask(3)
     parallel.wait_for_all("here")
     parallel.check_same_everywhere("a number", 3)
 
