@@ -27,6 +27,7 @@ RESULT = {
     "excluded": {},
     "metrics": {"mje_mm": 21.8, "ome_mm": 39.3},
     "baselines": {},
+    "per_object": {},
 }
 
 

@@ -219,7 +219,7 @@ def table_4(result: Result, *, label: str = "ours") -> Table:
 def _scored_objects(result: Result) -> list[str]:
     """Objects with metrics of the object; the protocol may leave some out."""
     keys = [column.key for column in PER_OBJECT]
-    groups = result.get("per_object", {}).items()
+    groups = result["per_object"].items()
     return [name for name, group in groups if any(k in group["metrics"] for k in keys)]
 
 
