@@ -30,9 +30,16 @@ PARAMS = {"vit": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}
 
 
 @pytest.fixture
-def workdir(tmp_path):
+def config(tmp_path) -> dict[str, Any]:
+    """Of a training whose data set is gone, also where this clone has one."""
+    config = synthetic.get_config()
+    config.data.root = str(tmp_path / "gone")
+    return config.to_dict()
+
+
+@pytest.fixture
+def workdir(tmp_path, config):
     saver = Checkpointer(tmp_path / "run", keep=5)
-    config = synthetic.get_config().to_dict()
     for step in (10, 20):
         params = jax.tree.map(lambda x, s=step: jnp.asarray(x + s), PARAMS)
         state = State(params, jnp.int32(step))
@@ -50,7 +57,9 @@ def export(*arguments):
     )
 
 
-def test_export_writes_the_newest_checkpoint_and_its_configuration(workdir, tmp_path):
+def test_export_writes_the_newest_checkpoint_and_its_configuration(
+    workdir, config, tmp_path
+):
     out = tmp_path / "out"
     done = export(f"--workdir={workdir}", f"--out={out}")
     assert done.returncode == 0, done.stderr
@@ -60,7 +69,7 @@ def test_export_writes_the_newest_checkpoint_and_its_configuration(workdir, tmp_
     )
     run = assembly.open_run(out)
     assert run.step == loaded.step == 20
-    assert run.config.to_dict() == synthetic.get_config().to_dict()
+    assert run.config.to_dict() == config
     again = export(f"--workdir={workdir}", f"--out={out}")
     assert again.returncode == 2
     assert again.stderr.startswith("error:") and "--overwrite" in again.stderr

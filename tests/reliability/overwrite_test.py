@@ -41,8 +41,9 @@ def assert_refused(done: subprocess.CompletedProcess, kept: Path) -> None:
 @pytest.fixture
 def workdir(tmp_path) -> Path:
     saver = Checkpointer(tmp_path / "run", keep=1)
-    config = synthetic.get_config().to_dict()
-    saver.save(3, make_state(), data={}, config=config)
+    config = synthetic.get_config()
+    config.data.root = str(tmp_path / "gone")  # this clone's own may be there
+    saver.save(3, make_state(), data={}, config=config.to_dict())
     saver.wait()
     return tmp_path / "run"
 
