@@ -15,16 +15,15 @@ The output appears whole or not at all; an existing file needs --overwrite.
 
 import argparse
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors import numpy as safetensors
 
 from homae_jax import command_line
 from homae_jax.errors import UserError
+from homae_jax.whole_file import replacing
 
 # The readers need JAX: they are imported where they are used, so that --help and
 # mistakes answer at once.
@@ -45,6 +44,7 @@ def convert_dinov2(
 
     Raises:
       UserError: an unreadable or unfit source, or an output that may not be written.
+      OSError: the output cannot be written.
     """
     from homae_jax.models import dinov2
 
@@ -66,7 +66,12 @@ def convert_dinov2(
         "image_std": dinov2.IMAGE_STD,
     }
     described = {dinov2.METADATA_KEY: json.dumps(about)}
-    _write_atomically(out, lambda path: _write_arrays(path, flat, described))
+    with replacing(out) as part:
+        if Path(out).suffix == ".npz":
+            _write_npz(part, flat, described)
+        else:
+            # save_file would let nobody but its owner read it.
+            part.write_bytes(safetensors.save(flat, metadata=described))
     return found
 
 
@@ -80,12 +85,13 @@ def convert_mano(
 
     Raises:
       UserError: an unreadable or unfit source, or an output that may not be written.
+      OSError: the output cannot be written.
     """
     from homae_jax.hand import mano_files
 
     command_line.check_output("--out", out, overwrite=overwrite, suffixes=(".npz",))
     model = mano_files.load_mano(source, side=side)
-    _write_atomically(out, lambda path: mano_files.save_mano_npz(model, path))
+    mano_files.save_mano_npz(model, out, overwrite=overwrite)
 
 
 def _convert(arguments: Sequence[str] | None) -> None:
@@ -131,28 +137,11 @@ def _run_mano(options: argparse.Namespace) -> str:
     return f"{options.out}: MANO {options.side} hand"
 
 
-def _write_atomically(out: str | Path, write: Callable[[Path], None]) -> None:
-    """Writes beside the target under another name, then renames."""
-    out = Path(out)
-    try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert_") as folder:
-            partial = Path(folder) / out.name
-            write(partial)
-            os.replace(partial, out)
-    except OSError as error:
-        raise UserError(
-            f"--out={out} cannot be written: {error.strerror or error}"
-        ) from error
-
-
-def _write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+def _write_npz(
+    path: Path, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]
 ) -> None:
-    if path.suffix == ".npz":
-        texts = {key: np.array(text) for key, text in metadata.items()}
-        np.savez(path, **arrays, **texts)
-    else:
-        save_file(dict(arrays), path, metadata=dict(metadata))
+    with path.open("wb") as file:  # a name would get the ending .npz
+        np.savez(file, **arrays, **{key: np.array(text) for key, text in texts.items()})
 
 
 if __name__ == "__main__":

@@ -149,15 +149,26 @@ def test_convert_refuses_outputs_it_cannot_write(source, tmp_path, capsys, out, 
     assert text in capsys.readouterr().err
 
 
-def test_convert_leaves_nothing_when_writing_fails(source, tmp_path, monkeypatch):
+def test_convert_leaves_nothing_when_writing_fails(
+    source, tmp_path, monkeypatch, capsys
+):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert, "_write_arrays", fail)
+    monkeypatch.setattr(convert, "_write_npz", fail)
     before = sorted(tmp_path.iterdir())
     out = str(tmp_path / "out.npz")
     assert convert.main(["dinov2", "--src", str(source), "--out", out]) == 2
+    assert f"error: {out}: no space left" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.safetensors"])
+def test_others_may_read_what_convert_writes(source, tmp_path, name):
+    convert.convert_dinov2(source, tmp_path / name)
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / n).stat().st_mode for n in (name, "plain")]
+    assert modes[0] == modes[1]
 
 
 @pytest.mark.parametrize(

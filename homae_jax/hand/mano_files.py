@@ -7,7 +7,6 @@ made by this project.
 
 import io
 import itertools
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Int
 from homae_jax.errors import UserError
 from homae_jax.hand import safe_pickle
 from homae_jax.hand.mano import ManoModel
+from homae_jax.whole_file import replacing
 
 # The vertices round the wrist's opening, in order.
 WRIST_LOOP = (
@@ -110,7 +110,8 @@ def save_mano_npz(
     buffer = io.BytesIO()
     fields = {k: np.asarray(v) for k, v in model._asdict().items()}
     np.savez_compressed(buffer, **fields)
-    _write_atomically(path, buffer.getvalue())
+    with replacing(path) as part:
+        part.write_bytes(buffer.getvalue())
 
 
 def write_mano_pkl(fields: dict[str, Any], path: str | Path) -> None:
@@ -119,14 +120,8 @@ def write_mano_pkl(fields: dict[str, Any], path: str | Path) -> None:
     _OfficialPickler(buffer, protocol=2).dump(
         {**fields, "shapedirs": _as_chumpy(np.asarray(fields["shapedirs"]))}
     )
-    _write_atomically(Path(path), buffer.getvalue())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_bytes(buffer.getvalue())
 
 
 def _as_chumpy(values: np.ndarray) -> safe_pickle.ChumpySelect:
