@@ -24,7 +24,9 @@ from homae_jax.geometry import camera
 from homae_jax.hand.joints import MANO_TO_SIMPLE
 from homae_jax.hand.mano_files import load_mano
 from homae_jax.synthesize import synthesize
+from homae_jax.synthetic import hand_model
 from homae_jax.synthetic.object_models import write_object_models
+from tests.hand.built_hand import built_hand
 
 NAMES = ("006_mustard_bottle", "010_potted_meat_can")
 CONFIGS = {"ho3d": ho3d_config, "dexycb": dexycb_config}
@@ -41,6 +43,7 @@ def worlds(tmp_path_factory):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(hand_model, "build_hand", built_hand)  # the suite's own
         for layout, (num_train, num_eval) in SIZES.items():
             root = synthesize(
                 folder / layout,
