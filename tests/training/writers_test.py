@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard and the console."""
 
+import contextlib
 import json
 import sys
 import types
@@ -99,10 +100,12 @@ def test_a_full_disk_costs_lines_and_one_warning_each(tmp_path, monkeypatch, cap
 def test_lines_come_back_when_there_is_room_again(tmp_path, monkeypatch):
     writer = make_writer(tmp_path)
     writer.record(1, {"loss": 1.0})
-    good = writer._file
-    writer._file = open("/dev/full", "a")  # noqa: SIM115
+    good, full = writer._file, open("/dev/full", "a")  # noqa: SIM115
+    writer._file = full
     writer.record(2, {"loss": 2.0})
     writer._file = good
+    with contextlib.suppress(OSError):  # it still holds the line
+        full.close()
     writer.record(3, {"loss": 3.0})
     writer.close()
     assert [row["step"] for row in read_lines(tmp_path)] == [1, 3]
