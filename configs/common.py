@@ -86,6 +86,7 @@ def _synthetic() -> ConfigDict:
     s.view_cone_deg = 180.0  # views within this angle of the mean view; 180 = sphere
     s.roll_deg = 15.0  # rotation in the picture, within +- this
     s.heavy_share = 0.3  # of frames in which something hides much of hand or object
+    s.grips = "any"  # "any" way in the hand | "above": hung from it, upright
     s.grip_spread = 1.0  # objects are held: 0, at their middle | 1, anywhere
     s.objects = "all"  # in training: "all" 20 | "ho3d": the nine of HO-3D
     return s

@@ -14,12 +14,12 @@ from configs import synthetic
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The short synthetic setting with the auxiliary head, on scenes of its own."""
+    """The short synthetic setting with the auxiliary head, objects held any way."""
     c = synthetic.get_config()
     c.name = "pretrained"
     c.model.auxiliary = True
     c.model.dtype = "float32"  # as it was trained, on every device
     c.data.root = "cache/synthetic_pretrained"
-    c.synthetic.num_train = 5000
+    c.synthetic.update(num_train=5000, roll_deg=25.0, grips="any", grip_spread=0.3)
     c.train.steps = 4000
     return c

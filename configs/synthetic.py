@@ -32,9 +32,10 @@ def get_config(length: str = "short") -> ConfigDict:
         num_train=2800,
         num_eval=240,
         view_cone_deg=15.0,
-        roll_deg=25.0,
+        roll_deg=35.0,
         heavy_share=0.15,
-        grip_spread=0.3,
+        grips="above",
+        grip_spread=0.1,
         objects="ho3d",
     )
 
@@ -95,6 +96,7 @@ def _lengthen(c: ConfigDict) -> None:
         view_cone_deg=180.0,
         roll_deg=15.0,
         heavy_share=0.3,
+        grips="any",
         grip_spread=1.0,
         objects="all",
     )

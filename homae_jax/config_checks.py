@@ -30,6 +30,7 @@ WORDS = {
     "protocol.boxes": GIVEN_OR_FOUND,
     "protocol.object_center": GIVEN_OR_FOUND,
     "protocol.root": GIVEN_OR_FOUND,
+    "synthetic.grips": ("any", "above"),
     "synthetic.objects": ("all", "ho3d"),
     "train.on_failed_save": ("go_on", "stop"),
 }

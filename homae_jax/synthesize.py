@@ -41,6 +41,7 @@ from homae_jax.synthetic import layouts, production, record, scenes, writers
 
 LAYOUTS = tuple(layouts.WRITERS)
 OBJECTS = ("all", "ho3d")
+GRIPS = ("any", "above")
 MODEL_FILES = ("textured_simple.*", "texture_map.*", "points.xyz")
 
 FLAGS = flags.FlagValues()
@@ -117,6 +118,14 @@ _GRIP_SPREAD = flags.DEFINE_float(
     upper_bound=1.0,
     flag_values=FLAGS,
 )
+_GRIPS = flags.DEFINE_enum(
+    "grips",
+    "any",
+    GRIPS,
+    "Which way objects lie in the hand: any; or hung from above, upright, as lifted "
+    "off a table.",
+    flag_values=FLAGS,
+)
 _IMAGE_FORMAT = flags.DEFINE_enum(
     "image_format",
     "png",
@@ -142,7 +151,7 @@ _WORKERS = flags.DEFINE_integer(
 GROUPS = {
     "What there is": (
         *("num_train", "num_eval", "objects", "unseen", "models"),
-        *("views_per_grasp", "grip_spread"),
+        *("views_per_grasp", "grips", "grip_spread"),
     ),
     "How it is seen": ("view_cone_deg", "roll_deg", "heavy_share"),
     "What is written": ("out", "layout", "image_format"),
@@ -164,6 +173,7 @@ def synthesize(
     view_cone_deg: float = 180.0,
     roll_deg: float = 15.0,
     heavy_share: float = 0.3,
+    grips: str = "any",
     grip_spread: float = 1.0,
     image_format: str = "png",
     renderer: str = "auto",
@@ -189,6 +199,7 @@ def synthesize(
         "view_cone_deg": float(view_cone_deg),
         "roll_deg": float(roll_deg),
         "heavy_share": float(heavy_share),
+        "grips": grips,
         "grip_spread": float(grip_spread),
         "image_format": image_format,
     }
@@ -217,6 +228,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     for name, choices in (
         ("layout", LAYOUTS),
         ("objects", OBJECTS),
+        ("grips", GRIPS),
         ("image_format", writers.IMAGE_FORMATS),
     ):
         if settings[name] not in choices:
@@ -292,6 +304,7 @@ def _prepare(root: Path, world: Path, settings: dict[str, Any], renderer: str) -
         clips,
         seed=settings["seed"],
         spread=settings["grip_spread"],
+        grips=settings["grips"],
     )
     options = {key: settings[key] for key in scenes.SceneOptions._fields}
     production.save_world(
@@ -361,6 +374,7 @@ def _make_grasps(
     *,
     seed: int,
     spread: float,
+    grips: str,
 ) -> scenes.Grasps:
     """A grasp for every row that the clips name, with their people's hand shapes."""
     from homae_jax.hand.mano_files import load_mano
@@ -382,6 +396,7 @@ def _make_grasps(
         templates=templates,
         mano=load_mano(mano_file),
         spread=spread,
+        grips=grips,
     )
     kept = {name: getattr(found, name) for name in scenes.Grasps._fields}
     return scenes.Grasps(**kept)
@@ -467,6 +482,7 @@ def main(argv: Sequence[str]) -> int:
             view_cone_deg=_VIEW_CONE_DEG.value,
             roll_deg=_ROLL_DEG.value,
             heavy_share=_HEAVY_SHARE.value,
+            grips=_GRIPS.value,
             grip_spread=_GRIP_SPREAD.value,
             image_format=_IMAGE_FORMAT.value,
             renderer=_RENDERER.value,

@@ -28,7 +28,7 @@ def toy_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         entry,
         "_make_grasps",
-        lambda mano_file, models_dir, clips, seed, spread: toy_world.grasps(
+        lambda mano_file, models_dir, clips, **options: toy_world.grasps(
             1 + max(grasp for clip in clips for grasp in clip.grasps)
         ),
     )
@@ -134,6 +134,19 @@ def test_synthesize_returns_at_once_when_finished(tmp_path, toy_parts, monkeypat
     run(tmp_path / "out", toy_parts)
 
 
+def test_worlds_from_before_grips_could_be_chosen_are_taken_as_they_are(
+    tmp_path, toy_parts
+):
+    out = tmp_path / "out"
+    run(out, toy_parts)
+    record = json.loads((out / "synthetic.json").read_text())
+    del record["settings"]["grips"]
+    (out / "synthetic.json").write_text(json.dumps(record))
+    run(out, toy_parts)
+    with pytest.raises(UserError, match="grips=any, not above"):
+        run(out, toy_parts, grips="above")
+
+
 def test_synthesize_raises_on_other_settings_in_the_same_folder(tmp_path, toy_parts):
     run(tmp_path / "out", toy_parts)
     with pytest.raises(UserError, match=r"seed=0, not 7"):
@@ -165,6 +178,7 @@ def test_synthesize_frees_a_folder_where_nothing_was_drawn(tmp_path, toy_parts):
         {"layout": "coco"},
         {"image_format": "gif"},
         {"objects": "some"},
+        {"grips": "below"},
         {"heavy_share": 1.5},
         {"view_cone_deg": -1.0},
         {"num_train": -5},

@@ -6,6 +6,7 @@ two fingers, and overlap neither the object nor the hand itself. Hand frame: MAN
 wrist rotation the identity; metres.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,7 +35,9 @@ MAX_HAND_DEPTH = 0.002  # a hand vertex inside the object
 MAX_OBJECT_DEPTH = 0.0015  # an object vertex inside the hand
 MAX_OVERLAP = 0.01  # share of hand vertices inside another part of the hand
 
-# Where the object lies in the open hand.
+# How the object lies in the open hand, and where.
+WOBBLE = np.array([0.15, 0.35, 0.25])  # radians of its turn, along the hand's axes
+STEADY = 0.6  # of that wobble where it is held from above
 PALM_POINT = np.array([0.030, 0.0, 0.002])
 FINGER_POINT = np.array([-0.035, 0.0, 0.020])  # for what is held by the finger ends
 PALM_SCATTER = np.array([0.022, 0.0, 0.025])
@@ -85,20 +88,25 @@ def synthesize_grasps(
     templates: ObjectTemplates,
     mano: ManoModel,
     spread: float = 1.0,
+    grips: str = "any",
 ) -> GraspSet:
     """One grasp for each row of objects and hand shapes; the same for a seed.
 
-    How objects are held varies by `spread`: 0, at their middle, in the palm; 1,
-    anywhere along their long side, at any of their parts, off the palm too.
+    Where objects are held varies by `spread`: 0, at their middle, in the palm; 1,
+    anywhere along their long side, at any of their parts, off the palm too. Which way
+    they lie in the hand, by `grips`: "any", along any of their axes; "above", as one
+    lifts what stands on a table: the long side hangs from the palm, top up, the thin
+    one between fingers and palm, hardly turned and never gripped by a part.
 
     Attempts that fail the standards above are thrown away and made anew; a row that
     never meets them in `MAX_ROUNDS` keeps its least bad attempt.
     """
     close = jax.jit(jax.vmap(make_closing(mano, make_rig(mano), templates)))
     judge = jax.jit(_make_judge(mano, templates))
+    draw = functools.partial(_draw, templates=templates, spread=spread, grips=grips)
     found: list[_Found | None] = [None] * len(object_index)
     for row in progress_bar(
-        _settled(seed, object_index, betas, templates, spread, close, judge, found),
+        _settled(draw, seed, object_index, betas, close, judge, found),
         total=len(found),
         desc="grasps",
     ):
@@ -106,7 +114,7 @@ def synthesize_grasps(
     return _collect(found, object_index, betas)
 
 
-def _settled(seed, object_index, betas, templates, spread, close, judge, found):
+def _settled(draw, seed, object_index, betas, close, judge, found):
     """Fills `found` round by round; yields the rows as they are settled."""
     pending = list(range(len(found)))
     for number in range(MAX_ROUNDS):
@@ -115,7 +123,7 @@ def _settled(seed, object_index, betas, templates, spread, close, judge, found):
         todo = np.resize(pending, -(-len(pending) // BATCH) * BATCH)
         for block, rows in enumerate(todo.reshape(-1, BATCH)):
             rng = np.random.default_rng((seed, number, block))
-            start = _draw(rng, object_index[rows], betas[rows], templates, spread)
+            start = draw(rng, object_index[rows], betas[rows])
             attempts = jax.tree.map(np.asarray, close(start))
             _keep_best(found, rows, start, attempts, judge)
             good = {row for row in pending if found[row] and not found[row].badness}
@@ -128,31 +136,34 @@ def _draw(
     rng: np.random.Generator,
     objects: Int[np.ndarray, " n"],
     betas: Float[np.ndarray, "n 10"],
+    *,
     templates: ObjectTemplates,
     spread: float,
+    grips: str,
 ) -> Start:
     """Open hands and where each object starts from."""
     rows = [
-        _draw_one(rng, np.asarray(templates.vertices[obj], np.float64), spread)
+        _draw_one(rng, np.asarray(templates.vertices[obj], np.float64), spread, grips)
         for obj in objects
     ]
     fields = (np.stack(field).astype(np.float32) for field in zip(*rows, strict=True))
     return Start(objects, *fields, betas)
 
 
-def _draw_one(rng: np.random.Generator, vertices: np.ndarray, spread: float) -> tuple:
+def _draw_one(
+    rng: np.random.Generator, vertices: np.ndarray, spread: float, grips: str
+) -> tuple:
     """Orientation, grip, place in the hand and open pose of one attempt."""
-    if rng.random() < PART_SHARE * spread:
+    if grips == "above":
+        grip, axes, size = _whole(rng, vertices, spread)
+        placed, wobble = _hung(axes, size), STEADY * WOBBLE
+    elif rng.random() < PART_SHARE * spread:
         grip, axes, size = _part(rng, vertices)
+        placed, wobble = _laid(rng, axes, size), WOBBLE
     else:
         grip, axes, size = _whole(rng, vertices, spread)
-    thin, middle, long = np.argsort(size)
-    order = [thin, middle, long] if rng.random() < 0.75 else [thin, long, middle]
-    if size[thin] > 0.5 * size[long] and rng.random() < 0.3:
-        order = list(rng.permutation(3))
-    placed = axes[order] * rng.choice([-1.0, 1.0], 3)[:, None]
-    placed[0] *= np.sign(np.linalg.det(placed))
-    rotmat = rodrigues(rng.normal(size=3) * [0.15, 0.35, 0.25]) @ placed
+        placed, wobble = _laid(rng, axes, size), WOBBLE
+    rotmat = rodrigues(rng.normal(size=3) * wobble) @ placed
 
     is_pinch = rng.random() < PINCH_SHARE * spread
     point = PALM_POINT
@@ -161,6 +172,25 @@ def _draw_one(rng: np.random.Generator, vertices: np.ndarray, spread: float) -> 
     point = point + spread * PALM_SCATTER * rng.normal(size=3)
     standoff = rng.uniform(0, MAX_STANDOFF) if is_pinch else 0.0
     return rotmat, grip, point, standoff, _open_pose(rng)
+
+
+def _hung(axes: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Rows for the hand's axes: the long side from the palm down, its top at it."""
+    thin, middle, long = np.argsort(size)
+    placed = axes[[thin, long, middle]]
+    placed[0] *= np.sign(np.linalg.det(placed))
+    return placed
+
+
+def _laid(rng: np.random.Generator, axes: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Rows for the hand's axes: the long side mostly across the palm, any end up."""
+    thin, middle, long = np.argsort(size)
+    order = [thin, middle, long] if rng.random() < 0.75 else [thin, long, middle]
+    if size[thin] > 0.5 * size[long] and rng.random() < 0.3:
+        order = list(rng.permutation(3))
+    placed = axes[order] * rng.choice([-1.0, 1.0], 3)[:, None]
+    placed[0] *= np.sign(np.linalg.det(placed))
+    return placed
 
 
 def _whole(rng: np.random.Generator, vertices: np.ndarray, spread: float) -> tuple:

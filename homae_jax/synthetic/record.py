@@ -60,6 +60,7 @@ def read_record(root: Path) -> Record | None:
         ) from error
     if not isinstance(settings, dict) or not isinstance(is_complete, bool):
         raise UserError(f"{path}: no record of a world; choose another folder")
+    settings = {"grips": "any"} | settings  # worlds from before there was a choice
     return Record(settings, is_complete, is_complete or is_planned(root))
 
 

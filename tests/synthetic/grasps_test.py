@@ -140,10 +140,34 @@ def test_draw_holds_objects_at_their_middle_unless_told_to_spread(templates):
     off_middle = {}
     for spread in (0.0, 1.0):
         rng = np.random.default_rng(0)
-        grips = [grasps._draw_one(rng, vertices, spread)[1] for _ in range(20)]
+        grips = [grasps._draw_one(rng, vertices, spread, "any")[1] for _ in range(20)]
         off_middle[spread] = np.linalg.norm(np.stack(grips) - middle, axis=1).max()
     assert off_middle[0.0] < 1e-9
     assert off_middle[1.0] > 0.02
+
+
+@pytest.mark.parametrize("grips, is_hung", [("above", True), ("any", False)])
+def test_objects_held_from_above_hang_upright_from_the_palm(templates, grips, is_hung):
+    vertices = np.asarray(templates.vertices[SLAB], np.float64)
+    rng = np.random.default_rng(0)
+    drawn = [grasps._draw_one(rng, vertices, 1.0, grips) for _ in range(50)]
+    rotmat = np.stack([row[0] for row in drawn])
+    np.testing.assert_allclose(np.linalg.det(rotmat), 1.0)
+    # The slab's x, y, z are its thin, middle and long side; the palm looks to -y.
+    near = np.cos(4 * grasps.STEADY * grasps.WOBBLE.max())
+    assert (rotmat[:, 1, 2] > near).all() == is_hung
+    assert (np.abs(rotmat[:, 0, 0]) > near).all() == is_hung
+
+
+def test_grasps_from_above_hold_their_object(mano, templates, betas):
+    found = grasps.synthesize_grasps(
+        7, ROWS, betas, templates=templates, mano=mano, grips="above"
+    )
+    is_touching = found.contact < grasps.CONTACT
+    assert is_touching[:, 4].all() and (is_touching[:, :4].sum(axis=1) >= 2).all()
+    assert (found.object_depth < grasps.MAX_OBJECT_DEPTH).all()
+    for row in np.flatnonzero(ROWS == SLAB):
+        assert posed_object(found, templates, row)[:, 1].max() < 0.01  # below the palm
 
 
 def test_grasps_come_back_even_for_what_no_hand_can_hold(
