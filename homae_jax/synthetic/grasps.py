@@ -25,6 +25,7 @@ from homae_jax.synthetic.hand_model.bases import rodrigues
 BATCH = 64  # attempts made at a time
 JUDGED = 16  # attempts judged at a time
 MAX_ROUNDS = 40
+ROUNDS_ABOVE = 10  # then what cannot be held from above is held any way
 UNDER_SKIN = 0.0005  # metres below its own skin at which a vertex is tested
 NEAR_POINTS = 400  # object vertices that are tested, those nearest to the hand
 
@@ -96,17 +97,18 @@ def synthesize_grasps(
     anywhere along their long side, at any of their parts, off the palm too. Which way
     they lie in the hand, by `grips`: "any", along any of their axes; "above", as one
     lifts what stands on a table: the long side hangs from the palm, top up, the thin
-    one between fingers and palm, hardly turned and never gripped by a part.
+    one between fingers and palm, hardly turned and never gripped by a part. What
+    cannot be held so (thin scissors, often) is held any way.
 
     Attempts that fail the standards above are thrown away and made anew; a row that
     never meets them in `MAX_ROUNDS` keeps its least bad attempt.
     """
     close = jax.jit(jax.vmap(make_closing(mano, make_rig(mano), templates)))
     judge = jax.jit(_make_judge(mano, templates))
-    draw = functools.partial(_draw, templates=templates, spread=spread, grips=grips)
+    draw = functools.partial(_draw, templates=templates, spread=spread)
     found: list[_Found | None] = [None] * len(object_index)
     for row in progress_bar(
-        _settled(draw, seed, object_index, betas, close, judge, found),
+        _settled(draw, grips, seed, object_index, betas, close, judge, found),
         total=len(found),
         desc="grasps",
     ):
@@ -114,16 +116,17 @@ def synthesize_grasps(
     return _collect(found, object_index, betas)
 
 
-def _settled(draw, seed, object_index, betas, close, judge, found):
+def _settled(draw, grips, seed, object_index, betas, close, judge, found):
     """Fills `found` round by round; yields the rows as they are settled."""
     pending = list(range(len(found)))
     for number in range(MAX_ROUNDS):
         if not pending:
             return
+        grips = grips if number < ROUNDS_ABOVE else "any"
         todo = np.resize(pending, -(-len(pending) // BATCH) * BATCH)
         for block, rows in enumerate(todo.reshape(-1, BATCH)):
             rng = np.random.default_rng((seed, number, block))
-            start = draw(rng, object_index[rows], betas[rows])
+            start = draw(rng, object_index[rows], betas[rows], grips=grips)
             attempts = jax.tree.map(np.asarray, close(start))
             _keep_best(found, rows, start, attempts, judge)
             good = {row for row in pending if found[row] and not found[row].badness}

@@ -170,6 +170,20 @@ def test_grasps_from_above_hold_their_object(mano, templates, betas):
         assert posed_object(found, templates, row)[:, 1].max() < 0.01  # below the palm
 
 
+def test_what_cannot_be_held_from_above_is_held_any_way(
+    mano, templates, betas, monkeypatch
+):
+    def hung(axes, size):
+        raise AssertionError("asked for in a round that holds any way")
+
+    monkeypatch.setattr(grasps, "ROUNDS_ABOVE", 0)
+    monkeypatch.setattr(grasps, "_hung", hung)
+    found = grasps.synthesize_grasps(
+        7, ROWS[:2], betas[:2], templates=templates, mano=mano, grips="above"
+    )
+    assert (found.contact[:, 4] < grasps.CONTACT).all()
+
+
 def test_grasps_come_back_even_for_what_no_hand_can_hold(
     mano, templates, betas, monkeypatch
 ):
